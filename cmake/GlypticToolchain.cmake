@@ -1,0 +1,38 @@
+# Compiler settings that every target shares. What each is for, with measurements, is in docs/development.md.
+
+add_library(glyptic_flags INTERFACE)
+target_compile_options(glyptic_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers>
+  # Objects of programs are compiled like those of the library, so that all can use one precompiled header.
+  $<$<COMPILE_LANGUAGE:C,CXX>:-fPIC>
+  # A product and a sum round twice on every machine, so that results do not depend on whether it has FMA.
+  $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
+if(GLYPTIC_WERROR)
+  target_compile_options(glyptic_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(glyptic_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-Xclang -fno-pch-timestamp>")
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE OFF)
+
+if(GLYPTIC_SANITIZE)
+  target_compile_options(glyptic_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${GLYPTIC_SANITIZE} -fno-omit-frame-pointer -g1>)
+  target_link_options(glyptic_flags INTERFACE -fsanitize=${GLYPTIC_SANITIZE})
+endif()
+
+find_program(GLYPTIC_CCACHE ccache)
+if(GLYPTIC_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # Without these sloppiness settings a precompiled header defeats the cache.
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
+    "CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime" "CCACHE_NOHASHDIR=1"
+    "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" "${GLYPTIC_CCACHE}")
+  set(CMAKE_C_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
+endif()
+
+find_program(GLYPTIC_MOLD mold)
+if(GLYPTIC_MOLD AND CMAKE_CXX_COMPILER_ID MATCHES "Clang|GNU")
+  target_link_options(glyptic_flags INTERFACE -fuse-ld=mold)
+endif()
