@@ -1,0 +1,50 @@
+// safetensors files (https://github.com/huggingface/safetensors): the format of every checkpoint and result.
+// Reading maps the file and validates everything before anything is allocated; no code runs.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "glyptic/core/named_tensor.h"
+
+namespace glyptic {
+
+class SafeTensors {
+ public:
+  /// MissingFileError when it cannot be opened; DataError (file, what, byte offset, how to mend) when it is damaged:
+  /// header length beyond the file or the 100 MB limit, bad UTF-8 or JSON, duplicate keys, unknown dtype, negative
+  /// or overflowing shape, offsets out of order, overlapping, leaving gaps, not matching the shape, or trailing bytes.
+  explicit SafeTensors(const std::string& path);
+
+  struct Info {
+    std::string name;
+    std::string dtype;            ///< "F32", "BF16", "BOOL", ...
+    std::vector<int64_t> shape;
+    uint64_t begin = 0, end = 0;  ///< bytes, from the start of the data
+  };
+  const std::vector<Info>& infos() const;   ///< in file (offset) order
+  const std::map<std::string, std::string>& metadata() const;
+  bool contains(const std::string& name) const;
+  /// An aligned copy in torch's own storage. ArgumentError with did-you-mean for an unknown name.
+  at::Tensor tensor(const std::string& name) const;
+  NamedTensors tensors() const;
+
+ private:
+  struct Impl;
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// Writes to a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder: at any moment `path` is
+/// either the old file or the complete new one. Tensors are written contiguous, from any device.
+void save_safetensors(const std::string& path, const NamedTensors& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
+
+/// The same guarantee for any bytes.
+void write_file_atomically(const std::string& path, const std::string& bytes);
+
+/// The whole file. MissingFileError / DataError (over `limit` bytes).
+std::string read_file(const std::string& path, uint64_t limit = uint64_t{1} << 30);
+
+}  // namespace glyptic
