@@ -1,0 +1,79 @@
+// SGD and AdamW as fused masked steps, for the C++ API and the command line. (In Python any torch.optim optimizer
+// does; see glyptic.sparsity.)
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "glyptic/core/named_tensor.h"
+#include "glyptic/core/options.h"
+
+namespace glyptic::optim {
+
+struct OptimizerOptions {
+  std::string name = "sgd";
+  double lr = 0.1;
+  double momentum = 0.9;
+  double dampening = 0.0;
+  bool nesterov = false;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 5e-4;
+  bool decay_one_dimensional = true;  ///< false: biases and normalisation parameters are not decayed
+  bool per_weight_step = false;       ///< adam: bias correction by each weight's own age (spec 1.6, grow_state)
+  double max_grad_norm = 0.0;         ///< clip the norm of the masked gradients; 0: off
+  void declare(Options& options);
+};
+
+class Optimizer {
+ public:
+  Optimizer(NamedTensors parameters, OptimizerOptions options);
+
+  /// One step from the parameters' `.grad`, which stays intact (except for clipping, which scales it). `masks`, when
+  /// given, has one entry per parameter, undefined where everything is kept; off-mask weights and state end up zero.
+  void step(const std::vector<at::Tensor>& masks = {});
+  void zero_grad();
+
+  void set_lr(double lr) { lr_ = lr; }
+  double lr() const { return lr_; }
+  int64_t steps() const { return steps_; }
+  const NamedTensors& parameters() const { return parameters_; }
+  const OptimizerOptions& options() const { return options_; }
+
+  /// State tensors of parameter `index`, of its own shape: momentum, or first and second moment (and weight steps).
+  std::vector<at::Tensor> state_of(std::size_t index) const;
+  /// Named "optimizer.<kind>.<parameter>", plus "optimizer.steps".
+  NamedTensors state() const;
+  /// Checked before anything changes: ArgumentError naming the tensor that is missing or of another shape.
+  void load_state(const NamedTensors& state);
+
+ private:
+  struct Slot {
+    std::string kind;                  ///< "momentum", "exp_avg", ...
+    std::vector<at::Tensor> tensors;   ///< per parameter
+  };
+  void clip(const std::vector<at::Tensor>& masks);
+
+  NamedTensors parameters_;
+  OptimizerOptions options_;
+  std::vector<Slot> slots_;
+  double lr_;
+  int64_t steps_ = 0;
+};
+
+struct LrOptions {
+  std::string schedule = "cosine";
+  double warmup_epochs = 0.0;
+  double min_factor = 0.0;
+  std::vector<double> milestones;  ///< step: fractions of the run
+  double gamma = 0.1;
+  void declare(Options& options);
+};
+
+/// Factor on the base rate for the 1-based `step` of `total`: linear warm-up from 1/w to 1 over w steps, then
+/// constant, cosine to min_factor, or step decay by gamma at each milestone.
+double lr_factor(const LrOptions& options, int64_t step, int64_t total, int64_t steps_per_epoch);
+
+}  // namespace glyptic::optim
