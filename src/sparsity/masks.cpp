@@ -91,8 +91,19 @@ ops::TensorList MaskEditor::excluded() const {
 
 void MaskEditor::select(const std::vector<int64_t>& k, bool global, Criterion criterion, bool growing) {
   const auto by = scores(criterion, growing ? "growing" : "dropping");
-  auto chosen = growing ? ops::topk_masks(by.a, by.b, {}, excluded(), k, global, by.args)
-                        : ops::topk_masks(by.a, by.b, kept_, {}, k, global, by.args);
+  ops::TensorList chosen;
+  try {
+    chosen = growing ? ops::topk_masks(by.a, by.b, {}, excluded(), k, global, by.args)
+                     : ops::topk_masks(by.a, by.b, kept_, {}, k, global, by.args);
+  } catch (const ArgumentError&) {
+    // The operator knows positions in a list; the user knows names.
+    for (std::size_t l = 0; l < layers_.size(); ++l)
+      for (const auto* scores : {&by.a, &by.b})
+        if (!scores->empty() && !(*scores)[l].isfinite().all().item<bool>())
+          throw DivergenceError(str(growing ? "growing" : "dropping", ": the ", growing ? "gradient" : "weight", " of '",
+                                    layers_[l].name, "' is not finite; lower the learning rate or look for a NaN in the data"));
+    throw;
+  }
   if (growing)
     for (std::size_t l = 0; l < kept_.size(); ++l) chosen[l].logical_or_(kept_[l]);
   kept_ = std::move(chosen);

@@ -1,0 +1,59 @@
+// What the command line runs. An experiment declares its options, checks them, and runs inside a run folder, from
+// the start or from the folder's last checkpoint.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "glyptic/core/options.h"
+#include "glyptic/experiment/run_folder.h"
+
+namespace glyptic::experiment {
+
+/// How a run is asked to end early: a signal handler stores the signal's number.
+struct RunControl {
+  const std::atomic<int>* stop = nullptr;
+  int signal() const { return stop ? stop->load() : 0; }
+};
+
+class Experiment {
+ public:
+  virtual ~Experiment() = default;
+  virtual void declare(Options& options) = 0;
+  /// Checks across fields, without touching data. ConfigError or ArgumentError.
+  virtual void check() = 0;
+  /// Builds everything and takes one step on random data of the right shape.
+  virtual void dry_run() = 0;
+  /// Runs to the end, continuing from the last checkpoint where there is one.
+  virtual void run(RunFolder& folder, const RunControl& control) = 0;
+};
+
+struct ExperimentInfo {
+  std::string name;
+  std::string summary;
+  std::function<std::unique_ptr<Experiment>()> make;
+};
+const std::vector<ExperimentInfo>& experiments();
+/// ArgumentError with did-you-mean for an unknown name.
+std::unique_ptr<Experiment> make_experiment(const std::string& name);
+
+/// Reads a config (the `experiment:` key picks the class, default "classification"), applies `sets`, checks.
+struct Loaded {
+  std::unique_ptr<Experiment> experiment;
+  std::unique_ptr<Options> options;
+};
+Loaded load_experiment(const std::string& config_path, const std::vector<std::string>& sets);
+
+/// The rows of results.json as an aligned table (Markdown), with what differs from the paper below it.
+std::string results_table(const std::vector<std::string>& results_json_paths, const std::string& format = "markdown");
+
+/// Markdown reference of every experiment, option and method.
+std::string reference_markdown();
+/// What `glyptic describe NAME` prints: an experiment, a method, a network, a data set, or an option.
+std::string describe(const std::string& name);
+std::string list_everything();
+
+}  // namespace glyptic::experiment

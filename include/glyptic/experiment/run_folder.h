@@ -1,0 +1,49 @@
+// The folder of a run. Everything that is written later is either appended to `metrics.jsonl` and `log.txt` or
+// appears whole (temporary file, fsync, rename), so that a run killed at any moment leaves a folder that resumes.
+//
+//   config.yaml        the resolved config          metrics.jsonl   one JSON object a line, no wall-clock times
+//   environment.json   versions, threads, machine   results.json    the table's rows, when the run is done
+//   log.txt            log lines with times         checkpoints/    *.safetensors
+#pragma once
+
+#include <memory>
+#include <string>
+
+namespace glyptic::experiment {
+
+class RunFolder {
+ public:
+  /// Makes the folder. ArgumentError when it already holds a run (`resume` continues one), MissingFileError when it
+  /// cannot be made or written.
+  static RunFolder create(const std::string& path);
+  /// Opens the folder of a run. MissingFileError when it holds none.
+  static RunFolder open(const std::string& path);
+  /// Opens for writing: ArgumentError when another process is writing it now.
+  void lock();
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const;
+  bool has(const std::string& name) const;
+
+  /// Appends one line to metrics.jsonl.
+  void append_metrics(const std::string& line);
+  /// Length of metrics.jsonl once everything appended is on disk. A checkpoint records it.
+  int64_t sync_metrics();
+  /// Cuts metrics.jsonl back to what a checkpoint knew; lines after it will be written again.
+  void truncate_metrics(int64_t bytes);
+
+  RunFolder(RunFolder&&) noexcept;
+  RunFolder& operator=(RunFolder&&) noexcept;
+  ~RunFolder();
+
+ private:
+  explicit RunFolder(std::string path);
+  std::string path_;
+  int lock_ = -1;
+  int metrics_ = -1;
+};
+
+/// JSON of versions, device, threads and processor: what a resume compares.
+std::string environment_json();
+
+}  // namespace glyptic::experiment

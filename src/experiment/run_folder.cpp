@@ -1,0 +1,133 @@
+#include "glyptic/experiment/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+
+#include "glyptic/core/error.h"
+#include "glyptic/core/safetensors.h"
+
+namespace glyptic::experiment {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string reason() { return std::strerror(errno); }
+
+}  // namespace
+
+RunFolder::RunFolder(std::string path) : path_(std::move(path)) {}
+
+RunFolder::RunFolder(RunFolder&& other) noexcept { *this = std::move(other); }
+
+RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(lock_, other.lock_);
+  std::swap(metrics_, other.metrics_);
+  return *this;
+}
+
+RunFolder::~RunFolder() {
+  if (metrics_ >= 0) ::close(metrics_);
+  if (lock_ >= 0) ::close(lock_);  // closing releases the lock
+}
+
+RunFolder RunFolder::create(const std::string& path) {
+  require(!path.empty(), "the run folder has no name; give one with --out");
+  const fs::path folder(path);
+  std::error_code error;
+  require(!fs::exists(folder / "config.yaml", error), "'", path, "' already holds a run; continue it with: glyptic resume ",
+          path, " (or give another --out)");
+  fs::create_directories(folder / "checkpoints", error);
+  if (error) throw MissingFileError(str("cannot make the run folder '", path, "': ", error.message()));
+  return RunFolder(path);
+}
+
+RunFolder RunFolder::open(const std::string& path) {
+  std::error_code error;
+  if (!fs::exists(fs::path(path) / "config.yaml", error))
+    throw MissingFileError(str("'", path, "' holds no run: it has no config.yaml"));
+  return RunFolder(path);
+}
+
+void RunFolder::lock() {
+  const auto name = file(".lock");
+  lock_ = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_ < 0) throw MissingFileError(str("cannot write in the run folder '", path_, "': ", reason()));
+  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_, "'; wait for it or stop it");
+}
+
+std::string RunFolder::file(const std::string& name) const { return (fs::path(path_) / name).string(); }
+
+bool RunFolder::has(const std::string& name) const {
+  std::error_code error;
+  return fs::exists(file(name), error);
+}
+
+void RunFolder::append_metrics(const std::string& line) {
+  const auto name = file("metrics.jsonl");
+  if (metrics_ < 0) metrics_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (metrics_ < 0) throw MissingFileError(str("cannot write '", name, "': ", reason()));
+  const std::string text = line + "\n";
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const auto written = ::write(metrics_, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw DataError(str("cannot append to '", name, "': ", reason()));
+    done += static_cast<std::size_t>(written);
+  }
+}
+
+int64_t RunFolder::sync_metrics() {
+  if (metrics_ < 0) {
+    std::error_code error;
+    const auto size = fs::file_size(file("metrics.jsonl"), error);
+    return error ? 0 : static_cast<int64_t>(size);
+  }
+  ::fsync(metrics_);
+  struct stat info {};
+  if (::fstat(metrics_, &info) != 0) throw DataError(str("cannot read the length of metrics.jsonl: ", reason()));
+  return info.st_size;
+}
+
+void RunFolder::truncate_metrics(int64_t bytes) {
+  const auto name = file("metrics.jsonl");
+  if (!has("metrics.jsonl")) {
+    require<DataError>(bytes == 0, "'", name, "' is missing, but the checkpoint knows ", bytes, " bytes of it");
+    return;
+  }
+  require<DataError>(static_cast<int64_t>(fs::file_size(name)) >= bytes, "'", name, "' is shorter than the ", bytes,
+                     " bytes that the checkpoint knows; it was changed by something else");
+  if (::truncate(name.c_str(), bytes) != 0) throw DataError(str("cannot truncate '", name, "': ", reason()));
+}
+
+std::string environment_json() {
+  nlohmann::ordered_json json;
+  json["glyptic"] = GLYPTIC_VERSION;
+  json["torch"] = TORCH_VERSION;
+  json["torch_built_for"] = GLYPTIC_TORCH_VERSION;
+  json["threads"] = at::get_num_threads();
+  json["cuda_devices"] = torch::cuda::is_available() ? static_cast<int64_t>(torch::cuda::device_count()) : 0;
+  utsname name{};
+  if (::uname(&name) == 0) {
+    json["system"] = str(name.sysname, " ", name.release);
+    json["machine"] = name.machine;
+  }
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    json["processor"] = line.substr(line.find(':') + 2);
+    break;
+  }
+  json["cpu_capability"] = at::get_cpu_capability();
+  return json.dump(2) + "\n";
+}
+
+}  // namespace glyptic::experiment
