@@ -13,22 +13,24 @@ namespace glyptic {
 
 class SafeTensors {
  public:
-  /// MissingFileError when it cannot be opened; DataError (file, what, byte offset, how to mend) when it is damaged:
-  /// header length beyond the file or the 100 MB limit, bad UTF-8 or JSON, duplicate keys, unknown dtype, negative
-  /// or overflowing shape, offsets out of order, overlapping, leaving gaps, not matching the shape, or trailing bytes.
+  /// MissingFileError when it cannot be opened; DataError (file, what, byte offset, how to mend) when it is
+  /// damaged: header length beyond the file or the 100 MB limit, bad UTF-8 or JSON, duplicate keys, unknown
+  /// dtype, negative or overflowing shape, offsets out of order, overlapping, leaving gaps, not matching the
+  /// shape, or trailing bytes.
   explicit SafeTensors(const std::string& path);
 
   struct Info {
     std::string name;
-    std::string dtype;            ///< "F32", "BF16", "BOOL", ...
+    std::string dtype;  ///< "F32", "BF16", "BOOL", ...
     std::vector<int64_t> shape;
     uint64_t begin = 0, end = 0;  ///< bytes, from the start of the data
   };
-  const std::vector<Info>& infos() const;   ///< in file (offset) order
+  const std::vector<Info>& infos() const;  ///< in file (offset) order
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& name) const;
   /// An aligned copy in torch's own storage. ArgumentError with did-you-mean for an unknown name.
   at::Tensor tensor(const std::string& name) const;
+  /// All of them, in the order of the header: for our own files the order in which they were saved.
   NamedTensors tensors() const;
 
  private:
@@ -36,8 +38,12 @@ class SafeTensors {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Writes to a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder: at any moment `path` is
-/// either the old file or the complete new one. Tensors are written contiguous, from any device.
+/// Writes to a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder: at any moment `path`
+/// is either the old file or the complete new one (a symbolic link stays, its target is replaced; permissions
+/// stay). Tensors are written contiguous, from any device; the header lists them in the given order, the data
+/// hold wide items first so that every tensor is aligned. ArgumentError for what the format cannot hold
+/// (complex, sparse, names that are not UTF-8), MissingFileError where nothing can be written, DataError when
+/// the disk is full.
 void save_safetensors(const std::string& path, const NamedTensors& tensors,
                       const std::map<std::string, std::string>& metadata = {});
 

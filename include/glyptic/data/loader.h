@@ -1,6 +1,6 @@
-// Batches. What a batch holds depends on (seed, epoch, index of the batch) alone: never on the number of worker
-// threads, on timing, or on which batches were asked for before. So a run that resumes at batch 137 of epoch 4
-// sees what the unbroken run saw.
+// Batches. What a batch holds depends on (seed, epoch, index of the batch) alone: never on the number of
+// worker threads, on timing, or on which batches were asked for before. So a run that resumes at batch 137 of
+// epoch 4 sees what the unbroken run saw.
 #pragma once
 
 #include <functional>
@@ -17,9 +17,9 @@ struct Batch {
 };
 
 struct AugmentOptions {
-  int64_t crop_padding = 0;   ///< zero-pad (after normalising: with the mean) by this and crop back at random
-  bool flip = false;          ///< horizontal, probability 1/2
-  int64_t cutout = 0;         ///< side of a square set to the mean, centred at random, clipped at the border
+  int64_t crop_padding = 0;  ///< zero-pad (after normalising: with the mean) by this and crop back at random
+  bool flip = false;         ///< horizontal, probability 1/2
+  int64_t cutout = 0;        ///< side of a square set to the mean, centred at random, clipped at the border
   std::vector<double> mean, std;  ///< per channel, of pixels in [0, 1]; empty: no normalisation
 };
 
@@ -28,13 +28,15 @@ struct LoaderOptions {
   bool shuffle = false;
   bool drop_last = false;
   uint64_t seed = 0;
-  int threads = 1;            ///< workers; 0 reads in the caller's thread
-  int prefetch = 4;           ///< batches in flight
+  int threads = 1;   ///< workers; 0 reads in the caller's thread
+  int prefetch = 4;  ///< batches in flight
   AugmentOptions augment;
 };
 
-/// Augments a batch in place: images float32 in [0, 1]; sample i of the batch draws from its own stream, number
-/// `samples[i]` (its index in the dataset) under (seed, epoch).
+/// The stream of a sample is RngStream(seed, "loader/augment").child(epoch).child(sample).
+///
+/// Augments a batch in place: images float32 in [0, 1]; sample i of the batch draws from its own stream,
+/// number `samples[i]` (its index in the dataset) under (seed, epoch).
 at::Tensor augment(const at::Tensor& images, const AugmentOptions& options, uint64_t seed, int64_t epoch,
                    const std::vector<int64_t>& samples, bool training);
 
@@ -52,7 +54,8 @@ class Loader {
   /// Batch `index` of `epoch`, computed in the caller's thread. The definition of what the iterator gives.
   Batch batch(int64_t epoch, int64_t index) const;
 
-  /// Batches `first`.. of `epoch`, in order, prefetched by the workers. Starting again drops what was in flight.
+  /// Batches `first`.. of `epoch`, in order, prefetched by the workers. Starting again drops what was in
+  /// flight.
   void start(int64_t epoch, int64_t first = 0);
   /// False at the end of the epoch. An error of a worker is thrown here.
   bool next(Batch& batch);

@@ -23,15 +23,15 @@ struct Slice {
 struct ChannelSpace {
   int id = 0;
   int64_t channels = 0;
-  std::string name;                  ///< weight of the first producer
-  std::vector<Slice> producers;      ///< output rows of conv / linear weights (and depthwise weights)
-  std::vector<Slice> companions;     ///< biases, normalisation affine and statistics
-  std::vector<Slice> consumers;      ///< input slices of conv / linear weights
-  std::vector<int> nodes;            ///< every node whose output carries this space
-  bool is_input = false;             ///< reaches the network's input: never pruned
-  bool is_output = false;            ///< reaches the network's output: never pruned
-  bool residual = false;             ///< carried by an add, a mul of two branches, or a scatter
-  std::string fixed_because;         ///< not empty: never prunable, and why ("LayerNorm over channels in 'norm'")
+  std::string name;               ///< weight of the first producer
+  std::vector<Slice> producers;   ///< output rows of conv / linear weights (and depthwise weights)
+  std::vector<Slice> companions;  ///< biases, normalisation affine and statistics
+  std::vector<Slice> consumers;   ///< input slices of conv / linear weights
+  std::vector<int> nodes;         ///< every node whose output carries this space
+  bool is_input = false;          ///< reaches the network's input: never pruned
+  bool is_output = false;         ///< reaches the network's output: never pruned
+  bool residual = false;          ///< carried by an add, a mul of two branches, or a scatter
+  std::string fixed_because;  ///< not empty: never prunable, and why ("LayerNorm over channels in 'norm'")
   bool prunable() const { return !is_input && !is_output && fixed_because.empty(); }
 };
 
@@ -40,15 +40,15 @@ std::vector<ChannelSpace> channel_spaces(const Graph& graph);
 
 /// A Chase channel group (a -> p): the active tensor's output rows are the passive tensors' input slices.
 struct ChannelGroup {
-  std::string active;                 ///< weight whose rows are the channels
-  std::vector<Slice> passive;         ///< input slices that read them
-  std::vector<Slice> companions;      ///< the active's bias; normalisation in between
+  std::string active;             ///< weight whose rows are the channels
+  std::vector<Slice> passive;     ///< input slices that read them
+  std::vector<Slice> companions;  ///< the active's bias; normalisation in between
   int64_t channels = 0;
 };
 
-/// The groups that may lose channels without touching anything shared: one producer, not residual, not input or
-/// output. With `conv_to_linear = false` (as in the released Chase code) a convolution whose channels are read by a
-/// linear layer is left out; linear -> linear always counts.
+/// The groups that may lose channels without touching anything shared: one producer, not residual, not input
+/// or output. With `conv_to_linear = false` (as in the released Chase code) a convolution whose channels are
+/// read by a linear layer is left out; linear -> linear always counts.
 std::vector<ChannelGroup> prunable_groups(const Graph& graph, bool conv_to_linear = false);
 
 }  // namespace glyptic::nn
