@@ -146,10 +146,11 @@ struct ConfigFile::Impl {
     check_keys(root, file, 0);
     if (const auto include = root["include"]) {
       std::vector<YAML::Node> names;
-      if (include.IsSequence())
-        names.assign(include.begin(), include.end());
-      else
+      if (include.IsSequence()) {
+        for (const auto& name : include) names.push_back(name);
+      } else {
         names.push_back(include);
+      }
       for (const auto& name : names) {
         const auto where = place(file, name.Mark());
         require<ConfigError>(name.IsScalar(), where, ": include is a file name or a list of file names");

@@ -1,0 +1,206 @@
+#include "glyptic/cli/cli.h"
+
+#include <torch/torch.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <iostream>
+
+#include "glyptic/core/error.h"
+#include "glyptic/core/log.h"
+#include "glyptic/core/safetensors.h"
+#include "glyptic/data/dataset.h"
+#include "glyptic/experiment/config.h"
+#include "glyptic/experiment/experiment.h"
+#include "glyptic/nn/model.h"
+
+namespace glyptic::cli {
+
+namespace {
+
+std::atomic<int> stop_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may only touch lock-free atomics");
+
+void on_signal(int signal) {
+  if (stop_signal.exchange(signal) != 0) std::_Exit(128 + signal);  // the second one does not wait
+}
+
+class SignalScope {
+ public:
+  SignalScope() {
+    stop_signal = 0;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    sigemptyset(&action.sa_mask);
+    ::sigaction(SIGINT, &action, &old_int_);
+    ::sigaction(SIGTERM, &action, &old_term_);
+  }
+  ~SignalScope() {
+    ::sigaction(SIGINT, &old_int_, nullptr);
+    ::sigaction(SIGTERM, &old_term_, nullptr);
+  }
+
+ private:
+  struct sigaction old_int_ {}, old_term_ {};
+};
+
+void print(const std::string& text) { std::cout << text << std::flush; }
+
+void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
+  folder.lock();
+  log::open_file(folder.file("log.txt"));
+  const SignalScope signals;
+  experiment::RunControl control;
+  control.stop = &stop_signal;
+  try {
+    experiment.run(folder, control);
+  } catch (const std::exception& error) {
+    log::debug(str("ended: ", error.what()));
+    log::close_file();
+    throw;
+  }
+  log::info(str("results in ", folder.path()));
+  log::close_file();
+  print(experiment::results_table({folder.file("results.json")}));
+}
+
+void warn_if_environment_changed(const experiment::RunFolder& folder) {
+  if (!folder.has("environment.json")) return;
+  if (read_file(folder.file("environment.json")) != experiment::environment_json())
+    log::warn("threads, versions or machine are not those the run began with (environment.json): it continues, but its "
+              "last bits may differ from an unbroken run's");
+}
+
+std::string doctor() {
+  std::ostringstream out;
+  out << "glyptic " << GLYPTIC_VERSION << ", built for torch " << GLYPTIC_TORCH_VERSION << ", running torch " << TORCH_VERSION << '\n';
+  out << "threads " << at::get_num_threads() << ", CPU capability " << at::get_cpu_capability() << '\n';
+#ifdef GLYPTIC_WITH_CUDA
+  out << "CUDA kernels built; devices: " << (torch::cuda::is_available() ? torch::cuda::device_count() : 0) << '\n';
+#else
+  out << "CUDA kernels not built: CUDA tensors use the composite operators\n";
+#endif
+  for (const auto& name : data::dataset_names()) {
+    const auto folders = data::data_folders(name);
+    if (!folders.empty()) out << "data set " << name << ": " << folders.front() << '\n';
+  }
+  // One masked step, so that a broken installation shows here and not an hour into a run.
+  const auto graph = nn::build_graph("mlp");
+  nn::Model model(graph, RngStream(0, "doctor"));
+  model.forward(at::zeros({1, 1, 28, 28})).sum().backward();
+  out << "forward and backward: ok\n";
+  return out.str();
+}
+
+int dispatch(const std::vector<std::string>& arguments) {
+  CLI::App app{"Glyptic: sparse, flat, fair, forgetful, condensed and aligned networks on LibTorch", "glyptic"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("glyptic ") + GLYPTIC_VERSION + " (torch " + GLYPTIC_TORCH_VERSION + ")");
+  bool verbose = false, quiet = false;
+  app.add_flag("-v,--verbose", verbose, "also show debug lines");
+  app.add_flag("-q,--quiet", quiet, "only warnings, errors and results");
+
+  std::string config, out, folder, name, format = "markdown";
+  std::vector<std::string> sets, folders;
+  bool dry = false, markdown = false;
+
+  auto* run = app.add_subcommand("run", "run the experiment of a YAML file");
+  run->add_option("config", config, "YAML file")->required();
+  run->add_option("--set", sets, "override an option: --set train.epochs=2 (repeatable)");
+  run->add_option("--out", out, "run folder; default runs/<name>");
+
+  auto* resume = app.add_subcommand("resume", "continue a run from its last checkpoint");
+  resume->add_option("folder", folder, "run folder")->required();
+
+  auto* validate = app.add_subcommand("validate", "check a YAML file and print it resolved");
+  validate->add_option("config", config, "YAML file")->required();
+  validate->add_option("--set", sets, "override an option");
+  validate->add_flag("--dry-run", dry, "also build the network and take one step on random data");
+
+  auto* list = app.add_subcommand("list", "experiments, methods, networks, data sets");
+
+  auto* describe = app.add_subcommand("describe", "explain one of them, or an option");
+  describe->add_option("name", name, "for example chase, classification, sparsity.density");
+  describe->add_flag("--markdown", markdown, "the whole reference page");
+
+  auto* table = app.add_subcommand("table", "results of runs as one table");
+  table->add_option("runs", folders, "run folders")->required();
+  table->add_option("--format", format, "markdown or csv");
+
+  auto* doctor_command = app.add_subcommand("doctor", "check the installation");
+  for (auto* command : app.get_subcommands({})) {
+    command->add_flag("-v,--verbose", verbose, "also show debug lines");
+    command->add_flag("-q,--quiet", quiet, "only warnings, errors and results");
+  }
+
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    throw ArgumentError(str(error.what(), " (see: glyptic --help)"));
+  }
+  log::set_level(verbose ? log::Level::debug : quiet ? log::Level::warn : log::Level::info);
+
+  if (run->parsed()) {
+    auto loaded = experiment::load_experiment(config, sets);
+    if (out.empty()) out = "runs/" + std::get<std::string>(loaded.options->at("name").get());
+    auto run_folder = experiment::RunFolder::create(out);
+    write_file_atomically(run_folder.file("environment.json"), experiment::environment_json());
+    // The config comes last: a folder with a config is a run that can be resumed.
+    write_file_atomically(run_folder.file("config.yaml"), experiment::to_yaml(*loaded.options));
+    train(*loaded.experiment, run_folder);
+  } else if (resume->parsed()) {
+    auto run_folder = experiment::RunFolder::open(folder);
+    auto loaded = experiment::load_experiment(run_folder.file("config.yaml"), {});
+    if (run_folder.has("results.json")) {
+      log::info(str("'", folder, "' is finished"));
+      print(experiment::results_table({run_folder.file("results.json")}));
+      return kExitOk;
+    }
+    warn_if_environment_changed(run_folder);
+    train(*loaded.experiment, run_folder);
+  } else if (validate->parsed()) {
+    auto loaded = experiment::load_experiment(config, sets);
+    if (dry) loaded.experiment->dry_run();
+    print(experiment::to_yaml(*loaded.options));
+  } else if (list->parsed()) {
+    print(experiment::list_everything());
+  } else if (describe->parsed()) {
+    require(markdown || !name.empty(), "describe: name something, for example: glyptic describe chase");
+    print(markdown ? experiment::reference_markdown() : experiment::describe(name));
+  } else if (table->parsed()) {
+    std::vector<std::string> files;
+    for (const auto& path : folders) {
+      const auto opened = experiment::RunFolder::open(path);
+      require<MissingFileError>(opened.has("results.json"), "'", path, "' has no results yet; continue it with: glyptic resume ", path);
+      files.push_back(opened.file("results.json"));
+    }
+    print(experiment::results_table(files, format));
+  } else if (doctor_command->parsed()) {
+    print(doctor());
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+int run(const std::vector<std::string>& arguments) {
+  const auto one_line = [](std::string text) {
+    text = text.substr(0, text.find('\n'));  // torch appends its C++ stack
+    return text;
+  };
+  try {
+    return dispatch(arguments);
+  } catch (const Error& error) {
+    std::cerr << "glyptic: " << one_line(error.what()) << std::endl;
+    return error.exit_code();
+  } catch (const c10::Error& error) {
+    std::cerr << "glyptic: internal error: " << one_line(error.what_without_backtrace()) << std::endl;
+  } catch (const std::exception& error) {
+    std::cerr << "glyptic: internal error: " << one_line(error.what()) << std::endl;
+  }
+  return kExitInternal;
+}
+
+}  // namespace glyptic::cli

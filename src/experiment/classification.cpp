@@ -1,0 +1,630 @@
+#include "glyptic/experiment/classification.h"
+
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "glyptic/core/log.h"
+#include "glyptic/core/safetensors.h"
+#include "glyptic/nn/dependency.h"
+#include "glyptic/sparsity/sparsifier.h"
+#include "glyptic/sparsity/step.h"
+
+namespace glyptic::experiment {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::vector<std::string> prunable_weights(const nn::Graph& graph) {
+  std::vector<std::string> names;
+  for (const auto& node : graph.nodes)
+    if (node.op == nn::Op::conv2d || node.op == nn::Op::linear) names.push_back(node.tensor("weight"));
+  return names;
+}
+
+// MACs of one sample, each layer's weighted by the share of its weights that is active.
+double effective_macs(const nn::Graph& graph, const sparsity::Sparsifier* sparsifier) {
+  std::map<std::string, double> density;
+  if (sparsifier)
+    for (const auto& layer : sparsifier->layers())
+      density[layer.name] = static_cast<double>(layer.active) / static_cast<double>(layer.size());
+  double macs = 0;
+  for (const auto& row : nn::cost(graph).rows) {
+    const auto found = density.find(row.weight);
+    macs += static_cast<double>(row.macs) * (found == density.end() ? 1.0 : found->second);
+  }
+  return macs;
+}
+
+class Autocast {
+ public:
+  explicit Autocast(bool on) : on_(on) {
+    if (!on_) return;
+    at::autocast::set_autocast_enabled(at::kCUDA, true);
+    at::autocast::set_autocast_dtype(at::kCUDA, at::kBFloat16);
+  }
+  ~Autocast() {
+    if (!on_) return;
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCUDA, false);
+  }
+
+ private:
+  bool on_;
+};
+
+// What a training phase carries from step to step besides weights, optimizer and masks.
+struct Progress {
+  int64_t step = 0;          // optimizer steps done
+  double loss_sum = 0;       // since the start of the epoch
+  int64_t loss_count = 0;
+  double macs_sum = 0;       // multiply-accumulates per sample of all forward and backward passes so far
+  double best_accuracy = -1; // on validation
+  int64_t best_step = 0;
+  double seconds = 0;        // of wall time; the only member that may differ after a resume
+
+  at::Tensor pack() const {
+    return at::tensor({static_cast<double>(step), loss_sum, static_cast<double>(loss_count), macs_sum, best_accuracy,
+                       static_cast<double>(best_step), seconds},
+                      at::kDouble);
+  }
+  void unpack(const at::Tensor& packed) {
+    require<DataError>(packed.numel() == 7 && packed.scalar_type() == at::kDouble, "checkpoint: 'progress' has the wrong shape");
+    const auto values = packed.contiguous();
+    const auto* v = values.data_ptr<double>();
+    step = static_cast<int64_t>(v[0]);
+    loss_sum = v[1];
+    loss_count = static_cast<int64_t>(v[2]);
+    macs_sum = v[3];
+    best_accuracy = v[4];
+    best_step = static_cast<int64_t>(v[5]);
+    seconds = v[6];
+  }
+};
+
+class Run {
+ public:
+  Run(ClassificationConfig& config, RunFolder* folder, const RunControl& control)
+      : config_(config), folder_(folder), control_(control) {}
+
+  void run() {
+    prepare();
+    const auto phases = phase_names();
+    std::size_t first = 0;
+    std::unique_ptr<SafeTensors> saved;
+    if (folder_->has("checkpoints/last.safetensors")) {
+      saved = std::make_unique<SafeTensors>(folder_->file("checkpoints/last.safetensors"));
+      first = find_phase(*saved, phases);
+      folder_->truncate_metrics(std::stoll(meta(*saved, "metrics_bytes")));
+    } else {
+      folder_->truncate_metrics(0);
+    }
+    for (std::size_t p = first; p < phases.size(); ++p) {
+      train_phase(phases[p], p == first ? saved.get() : nullptr, p + 1 < phases.size() ? phases[p + 1] : "finish");
+    }
+    finish(phases);
+  }
+
+  /// One step on random data, without a folder.
+  void dry_run() {
+    set_device();
+    data_shape_ = config_.model.input_shape;
+    auto phase = make_phase(phase_names().back(), 8, 1);
+    const auto x = RngStream(config_.seed, "dry run").normal(batch_shape(2)).to(device_);
+    const auto y = at::zeros({2}, at::TensorOptions(at::kLong).device(device_));
+    sparsity::step(*phase.optimizer, phase.sparsifier.get(), [&] { return loss(*phase.model, x, y); });
+  }
+
+ private:
+  struct Phase {
+    std::string name;
+    std::unique_ptr<nn::Model> model;
+    std::unique_ptr<optim::Optimizer> optimizer;
+    std::unique_ptr<sparsity::Sparsifier> sparsifier;
+    int64_t total_steps = 0, steps_per_epoch = 0;
+  };
+
+  bool is_sparse() const { return config_.sparsity.method != "none"; }
+
+  std::vector<std::string> phase_names() const {
+    if (!is_sparse()) return {"dense"};
+    if (config_.train.baseline) return {"dense", config_.sparsity.method};
+    return {config_.sparsity.method};
+  }
+
+  void set_device() {
+    if (config_.threads > 0) at::set_num_threads(static_cast<int>(config_.threads));
+    const bool available = torch::cuda::is_available();
+    require<ConfigError>(config_.device != "cuda" || available, "device is cuda, but torch sees no CUDA device; set device to cpu or auto");
+    device_ = at::Device(config_.device == "cuda" || (config_.device == "auto" && available) ? at::kCUDA : at::kCPU);
+    require<ConfigError>(config_.train.precision == "float32" || device_.is_cuda(),
+                         "train.precision is bfloat16, which needs device cuda; this run is on the CPU");
+  }
+
+  void prepare() {
+    set_device();
+    auto& data = config_.data;
+    data.seed = config_.seed;
+    sets_ = data::load(data);
+    data_shape_ = sets_.train->image_shape();
+    log::info(str("data: ", sets_.train->description()));
+    data::LoaderOptions options;
+    options.batch_size = config_.train.batch_size;
+    options.shuffle = true;
+    options.drop_last = true;
+    options.seed = config_.seed;
+    options.threads = static_cast<int>(config_.train.loader_threads);
+    options.augment.crop_padding = config_.augment.crop_padding;
+    options.augment.flip = config_.augment.flip;
+    options.augment.cutout = config_.augment.cutout;
+    if (config_.augment.normalize) {
+      options.augment.mean = sets_.mean;
+      options.augment.std = sets_.std;
+      if (!config_.augment.per_channel) pool_statistics(options.augment);
+    }
+    require(sets_.train->size() >= options.batch_size * config_.train.accumulate, "train.batch_size x train.accumulate is ",
+            options.batch_size * config_.train.accumulate, ", more than the ", sets_.train->size(), " training images");
+    train_ = std::make_unique<data::Loader>(sets_.train, options, /*training=*/true);
+    options.batch_size = config_.train.eval_batch_size;
+    options.shuffle = false;
+    options.drop_last = false;
+    if (sets_.validation) validation_ = std::make_unique<data::Loader>(sets_.validation, options, false);
+    test_ = std::make_unique<data::Loader>(sets_.test, options, false);
+    require<ConfigError>(config_.train.select == "last" || validation_ != nullptr,
+                         "train.select is best_val, but data.validation is 0; hold some training images back");
+  }
+
+  // One mean and deviation over all channels: E[x] and sqrt(E[x^2] - E[x]^2) from the channels' own.
+  static void pool_statistics(data::AugmentOptions& augment) {
+    double mean = 0, square = 0;
+    const auto channels = static_cast<double>(augment.mean.size());
+    for (std::size_t c = 0; c < augment.mean.size(); ++c) {
+      mean += augment.mean[c] / channels;
+      square += (augment.std[c] * augment.std[c] + augment.mean[c] * augment.mean[c]) / channels;
+    }
+    const double deviation = std::sqrt(square - mean * mean);
+    std::fill(augment.mean.begin(), augment.mean.end(), mean);
+    std::fill(augment.std.begin(), augment.std.end(), deviation);
+  }
+
+  std::vector<int64_t> batch_shape(int64_t batch) const {
+    std::vector<int64_t> shape{batch};
+    const auto image = data_shape_.empty() ? nn::node_shapes(graph_).front() : data_shape_;
+    shape.insert(shape.end(), image.begin(), image.end());
+    return shape;
+  }
+
+  Phase make_phase(const std::string& name, int64_t total_steps, int64_t steps_per_epoch) {
+    Phase phase;
+    phase.name = name;
+    phase.total_steps = total_steps;
+    phase.steps_per_epoch = steps_per_epoch;
+    auto options = static_cast<nn::ModelOptions>(config_.model);
+    options.input_shape = data_shape_;
+    if (sets_.train) options.num_classes = sets_.train->num_classes();
+    graph_ = nn::build_graph(config_.model.name, options);
+    phase.model = std::make_unique<nn::Model>(graph_, RngStream(config_.seed, "model/init"));
+    phase.model->to(device_);
+    if (config_.train.channels_last) phase.model->to(at::MemoryFormat::ChannelsLast);
+    phase.optimizer = std::make_unique<optim::Optimizer>(phase.model->parameters(), config_.optimizer);
+    if (name != "dense") {
+      auto sparse = config_.sparsity;
+      sparse.total_steps = total_steps;
+      sparse.seed = config_.seed;
+      std::vector<nn::ChannelGroup> groups;
+      if (sparsity::method_info(sparse.method).needs_groups)
+        groups = nn::prunable_groups(graph_, sparse.channel_conv_to_linear);
+      phase.sparsifier = std::make_unique<sparsity::Sparsifier>(phase.model->parameters(), prunable_weights(graph_), sparse, groups);
+    }
+    return phase;
+  }
+
+  at::Tensor loss(nn::Model& model, const at::Tensor& images, const at::Tensor& labels) const {
+    const Autocast autocast(config_.train.precision == "bfloat16");
+    const auto logits = model.forward(images);
+    return at::cross_entropy_loss(logits.to(at::kFloat), labels, {}, at::Reduction::Mean, -100, config_.train.label_smoothing);
+  }
+
+  void move(data::Batch& batch) const {
+    if (!device_.is_cpu()) {
+      batch.images = batch.images.to(device_);
+      batch.labels = batch.labels.to(device_);
+    }
+    if (config_.train.channels_last && batch.images.dim() == 4)
+      batch.images = batch.images.contiguous(at::MemoryFormat::ChannelsLast);
+  }
+
+  struct Accuracy {
+    double percent = 0;
+    double loss = 0;
+  };
+  Accuracy evaluate(nn::Model& model, data::Loader& loader) const {
+    const c10::InferenceMode inference;
+    const bool training = model.is_training();
+    model.train(false);
+    int64_t right = 0, count = 0;
+    double loss_sum = 0;
+    loader.start(0);
+    for (data::Batch batch; loader.next(batch);) {
+      move(batch);
+      at::Tensor logits;
+      {
+        const Autocast autocast(config_.train.precision == "bfloat16");
+        logits = model.forward(batch.images).to(at::kFloat);
+      }
+      right += logits.argmax(1).eq(batch.labels).sum().item<int64_t>();
+      loss_sum += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
+      count += batch.labels.numel();
+    }
+    model.train(training);
+    return {100.0 * static_cast<double>(right) / static_cast<double>(count), loss_sum / static_cast<double>(count)};
+  }
+
+  static std::string meta(const SafeTensors& file, const std::string& key) {
+    const auto found = file.metadata().find(key);
+    require<DataError>(found != file.metadata().end(), "the checkpoint has no '", key, "'; it is not one of a run");
+    return found->second;
+  }
+
+  static std::size_t find_phase(const SafeTensors& file, const std::vector<std::string>& phases) {
+    const auto name = meta(file, "phase");
+    if (name == "finish") return phases.size();
+    for (std::size_t p = 0; p < phases.size(); ++p)
+      if (phases[p] == name) return p;
+    throw DataError(str("the checkpoint is of phase '", name, "', which this config does not have"));
+  }
+
+  NamedTensors collect(const Phase& phase, const Progress& progress) const {
+    NamedTensors all;
+    for (const auto& entry : phase.model->state()) all.push_back({"model." + entry.name, entry.tensor});
+    for (const auto& entry : phase.optimizer->state()) all.push_back(entry);
+    if (phase.sparsifier)
+      for (const auto& entry : phase.sparsifier->state()) all.push_back(entry);
+    all.push_back({"progress", progress.pack()});
+    return all;
+  }
+
+  static NamedTensors model_tensors(const SafeTensors& file) {
+    NamedTensors result;
+    for (const auto& info : file.infos())
+      if (info.name.rfind("model.", 0) == 0) result.push_back({info.name.substr(6), file.tensor(info.name)});
+    return result;
+  }
+
+  void save(const std::string& name, const Phase& phase, const Progress& progress, const std::string& next_phase) {
+    save_safetensors(folder_->file("checkpoints/" + name), collect(phase, progress),
+                     {{"format", "glyptic run 1"},
+                      {"phase", next_phase},
+                      {"trained", phase.name},
+                      {"metrics_bytes", std::to_string(folder_->sync_metrics())}});
+  }
+
+  void restore(Phase& phase, Progress& progress, const SafeTensors& file) const {
+    const auto tensors = file.tensors();
+    phase.model->load(model_tensors(file));
+    phase.optimizer->load_state(tensors);
+    if (phase.sparsifier) phase.sparsifier->load_state(tensors);
+    progress.unpack(get(tensors, "progress"));
+  }
+
+  void train_phase(const std::string& name, const SafeTensors* saved, const std::string& next) {
+    const auto& train = config_.train;
+    const int64_t per_epoch = train_->batches() / train.accumulate;
+    int64_t total = per_epoch * train.epochs;
+    if (train.max_steps > 0) total = std::min(total, train.max_steps);
+    auto phase = make_phase(name, total, per_epoch);
+    Progress progress;
+    if (saved) {
+      restore(phase, progress, *saved);
+      log::info(str(name, ": continuing after step ", progress.step, " of ", total));
+    } else {
+      log::info(str(name, ": ", config_.model.name, ", ", nn::cost(graph_).parameters, " parameters, ", total, " steps"));
+    }
+    const double dense_macs = effective_macs(graph_, nullptr);
+    double sparse_macs = effective_macs(graph_, phase.sparsifier.get());
+    const bool dense_gradient = phase.sparsifier && config_.sparsity.grow_criterion == "gradient";
+    log::Progress bar(name, total);
+    auto clock = Clock::now();
+    phase.model->train();
+    const RngStream dropout(config_.seed, "model/dropout");
+    while (progress.step < total) {
+      const int64_t epoch = progress.step / per_epoch, within = progress.step % per_epoch;
+      train_->start(epoch, within * train.accumulate);
+      at::Tensor last_loss;
+      for (int64_t i = within; i < per_epoch && progress.step < total; ++i) {
+        const int64_t step = progress.step + 1;
+        phase.optimizer->set_lr(config_.optimizer.lr * optim::lr_factor(config_.lr, step, total, per_epoch));
+        phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(step)));
+        const bool event = phase.sparsifier && phase.sparsifier->begin_step().masks_change;
+        const auto mean_loss = sparsity::step(*phase.optimizer, phase.sparsifier.get(), [&] {
+          data::Batch batch;
+          require<Error>(train_->next(batch), "the loader ended before the epoch did");
+          move(batch);
+          return loss(*phase.model, batch.images, batch.labels);
+        }, train.accumulate);
+        progress.step = step;
+        // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec 3).
+        progress.macs_sum += event && dense_gradient ? 2 * sparse_macs + dense_macs : 3 * sparse_macs;
+        if (event) sparse_macs = effective_macs(graph_, phase.sparsifier.get());
+        last_loss = mean_loss;
+        const bool log_now = step % train.log_every == 0 || step == total;
+        if (mean_loss.is_cpu() || log_now) {
+          const double value = mean_loss.item<double>();
+          require<DivergenceError>(std::isfinite(value), "the loss is ", value, " at step ", step,
+                                   "; lower the learning rate or look for a NaN in the data");
+          progress.loss_sum += value;
+          progress.loss_count += 1;
+          if (log_now) {
+            Json line{{"phase", name}, {"step", step}, {"epoch", epoch}, {"loss", value}, {"lr", phase.optimizer->lr()}};
+            if (phase.sparsifier) line["active"] = active(phase);
+            folder_->append_metrics(line.dump());
+          }
+          char status[32];
+          std::snprintf(status, sizeof status, "loss %.4f", value);
+          bar.update(step, status);
+        }
+        const bool at_checkpoint = train.checkpoint_every > 0 && step % train.checkpoint_every == 0;
+        const int stop = control_.signal();
+        if ((at_checkpoint || stop) && i + 1 < per_epoch && step < total) {
+          progress.seconds += since(clock);
+          clock = Clock::now();
+          save("last.safetensors", phase, progress, name);
+        }
+        if (stop && i + 1 < per_epoch && step < total) interrupt(stop, name, step);
+      }
+      end_of_epoch(phase, progress, epoch, total);
+      progress.seconds += since(clock);
+      clock = Clock::now();
+      if (progress.step < total) save("last.safetensors", phase, progress, name);
+      if (const int stop = control_.signal(); stop && progress.step < total) interrupt(stop, name, progress.step);
+    }
+    bar.finish();
+    if (train.select == "best_val" && progress.best_step != progress.step) {
+      const SafeTensors best(folder_->file("checkpoints/best." + name + ".safetensors"));
+      Progress of_best;
+      restore(phase, of_best, best);
+      log::info(str(name, ": took step ", progress.best_step, ", validation accuracy ", progress.best_accuracy, " %"));
+    }
+    // The finished network under its own name, then the pointer to what comes next: in this order, so that a kill
+    // between the two repeats nothing but the second.
+    save(name + ".safetensors", phase, progress, name);
+    save("last.safetensors", phase, progress, next);
+  }
+
+  [[noreturn]] void interrupt(int signal, const std::string& phase, int64_t step) const {
+    throw Interrupted(str("stopped after step ", step, " of '", phase, "'; continue with: glyptic resume ", folder_->path()),
+                      128 + signal);
+  }
+
+  static int64_t active(const Phase& phase) {
+    int64_t sum = 0;
+    for (const auto& layer : phase.sparsifier->layers()) sum += layer.active;
+    return sum;
+  }
+
+  void end_of_epoch(Phase& phase, Progress& progress, int64_t epoch, int64_t total) {
+    Json line{{"phase", phase.name}, {"step", progress.step}, {"epoch", epoch}};
+    line["train_loss"] = progress.loss_count ? progress.loss_sum / static_cast<double>(progress.loss_count) : 0.0;
+    progress.loss_sum = 0;
+    progress.loss_count = 0;
+    const bool evaluated = config_.train.eval_every > 0 && (epoch + 1) % config_.train.eval_every == 0;
+    std::string text = str(phase.name, " epoch ", epoch + 1, ": train loss ", line["train_loss"].get<double>());
+    if (evaluated || progress.step == total || config_.train.select == "best_val") {
+      // The test set is looked at only where no validation set is held back; it never decides anything.
+      auto& loader = validation_ ? *validation_ : *test_;
+      const char* which = validation_ ? "validation" : "test";
+      const auto result = evaluate(*phase.model, loader);
+      line[str(which, "_accuracy")] = result.percent;
+      line[str(which, "_loss")] = result.loss;
+      text += str(", ", which, " accuracy ", result.percent, " %");
+      if (config_.train.select == "best_val" && result.percent > progress.best_accuracy) {
+        progress.best_accuracy = result.percent;
+        progress.best_step = progress.step;
+        save("best." + phase.name + ".safetensors", phase, progress, phase.name);
+      }
+    }
+    if (phase.sparsifier) {
+      const auto stats = phase.sparsifier->stats();
+      line["density"] = stats.density();
+      line["explored"] = stats.explored;
+      Json widths;
+      for (const auto& entry : phase.sparsifier->liveness()) widths[entry.name] = entry.tensor.sum().item<int64_t>();
+      if (!widths.is_null()) line["live_channels"] = widths;
+      text += str(", density ", stats.density());
+      if (stats.channels > 0) text += str(", channels ", stats.live_channels, "/", stats.channels);
+    }
+    folder_->append_metrics(line.dump());
+    log::info(text);
+  }
+
+  // --- after training: extraction, accuracy on the test set, speed, the table
+
+  void finish(const std::vector<std::string>& phases) {
+    Json rows = Json::array(), notes = Json::array(), extraction;
+    std::vector<std::pair<std::string, std::unique_ptr<nn::Model>>> networks;
+    const auto add = [&](const std::string& network, std::unique_ptr<nn::Model> model, Json row) {
+      row["network"] = network;
+      rows.push_back(row);
+      networks.emplace_back(network, std::move(model));
+    };
+    const double dense_macs = effective_macs(nn::build_graph(config_.model.name, model_options()), nullptr);
+    for (const auto& name : phases) {
+      auto phase = make_phase(name, total_steps(), train_->batches() / config_.train.accumulate);
+      Progress progress;
+      restore(phase, progress, SafeTensors(folder_->file("checkpoints/" + name + ".safetensors")));
+      const auto cost = nn::cost(graph_);
+      Json row{{"network", ""}, {"method", name}};
+      row["accuracy"] = evaluate(*phase.model, *test_).percent;
+      row["density"] = phase.sparsifier ? phase.sparsifier->stats().density() : 1.0;
+      row["parameters"] = phase.sparsifier ? phase.sparsifier->stats().parameters_active : cost.parameters;
+      row["flops"] = 2 * effective_macs(graph_, phase.sparsifier.get());
+      row["training_flops_ratio"] = progress.macs_sum / (3 * dense_macs * static_cast<double>(std::max<int64_t>(progress.step, 1)));
+      row["training_seconds"] = progress.seconds;
+      row["steps"] = progress.step;
+      if (!phase.sparsifier) {
+        row["live_channels"] = nullptr;
+        add("dense", std::move(phase.model), row);
+        continue;
+      }
+      const auto stats = phase.sparsifier->stats();
+      if (stats.channels > 0) row["live_channels"] = str(stats.live_channels, "/", stats.channels);
+      row["explored"] = stats.explored;
+      row["source"] = sparsity::method_info(name).source;
+      std::unique_ptr<nn::Model> small;
+      if (config_.extract.enabled) small = extract(phase, extraction, notes);
+      add("masked", std::move(phase.model), row);
+      if (!small) continue;
+      auto slim = row;
+      const auto small_cost = nn::cost(small->graph());
+      slim["accuracy"] = evaluate(*small, *test_).percent;
+      slim["parameters"] = small_cost.parameters;
+      slim["flops"] = 2 * static_cast<double>(small_cost.macs);
+      add("extracted", std::move(small), slim);
+    }
+    if (config_.throughput.enabled) measure(networks, rows);
+    write_results(rows, notes, extraction);
+  }
+
+  nn::ModelOptions model_options() const {
+    auto options = static_cast<nn::ModelOptions>(config_.model);
+    options.input_shape = data_shape_;
+    options.num_classes = sets_.train->num_classes();
+    return options;
+  }
+
+  int64_t total_steps() const {
+    const int64_t total = train_->batches() / config_.train.accumulate * config_.train.epochs;
+    return config_.train.max_steps > 0 ? std::min(total, config_.train.max_steps) : total;
+  }
+
+  std::unique_ptr<nn::Model> extract(Phase& phase, Json& report, Json& notes) {
+    const at::NoGradGuard no_grad;
+    std::vector<sparsity::Liveness> liveness;
+    for (const auto& entry : phase.sparsifier->liveness()) liveness.push_back({entry.name, entry.tensor});
+    const auto plan = sparsity::plan_extraction(phase.model->graph(), phase.model->state(), liveness, config_.extract.options());
+    auto tensors = plan.apply_all(phase.model->state());
+    auto graph = plan.graph;
+    if (config_.extract.fold_batchnorm) {
+      auto folded = sparsity::fold_batchnorm(graph, tensors);
+      graph = std::move(folded.graph);
+      tensors = std::move(folded.tensors);
+    }
+    auto small = std::make_unique<nn::Model>(graph, tensors);
+    small->to(device_);
+    small->train(false);
+    phase.model->train(false);
+    // Same outputs, or it is not the same network: on real test images.
+    data::Batch batch = test_->batch(0, 0);
+    batch.images = batch.images.to(device_);
+    const auto expected = phase.model->forward(batch.images), got = small->forward(batch.images);
+    const double difference = (expected - got).abs().max().item<double>();
+    const double scale = std::max(1.0, expected.abs().max().item<double>());
+    require<Error>(config_.extract.allow_inexact || difference <= config_.extract.tolerance * scale,
+                   "the extracted network's logits differ by ", difference, " (largest logit ", scale,
+                   "), more than extract.tolerance allows");
+    report["max_logit_difference"] = difference;
+    report["max_logit"] = scale;
+    Json widths;
+    for (const auto& dim : plan.dims)
+      if (dim.dim == 0 && dim.tensor.find("weight") != std::string::npos)
+        widths[dim.tensor] = {static_cast<int64_t>(dim.kept.size()), dim.original};
+    report["widths"] = widths;
+    for (const auto& note : plan.notes) notes.push_back(note);
+    std::filesystem::create_directories(folder_->file("extracted"));
+    write_file_atomically(folder_->file("extracted/graph.json"), graph.to_json());
+    write_file_atomically(folder_->file("extracted/plan.json"), plan.to_json());
+    save_safetensors(folder_->file("extracted/model.safetensors"), small->state());
+    return small;
+  }
+
+  void measure(std::vector<std::pair<std::string, std::unique_ptr<nn::Model>>>& networks, Json& rows) {
+    std::vector<std::pair<std::string, nn::Model*>> list;
+    std::unique_ptr<nn::Model> dense;
+    for (auto& [name, model] : networks) list.emplace_back(name, model.get());
+    if (is_sparse() && networks.front().first != "dense") {
+      // The dense yardstick needs no training: time does not depend on values.
+      dense = std::make_unique<nn::Model>(graph_, RngStream(config_.seed, "model/init"));
+      dense->to(device_);
+      list.insert(list.begin(), {"dense", dense.get()});
+      Json row{{"network", "dense"}, {"method", "untrained"}, {"accuracy", nullptr}, {"density", 1.0}};
+      const auto cost = nn::cost(graph_);
+      row["parameters"] = cost.parameters;
+      row["flops"] = 2 * static_cast<double>(cost.macs);
+      rows.insert(rows.begin(), row);
+    }
+    log::info("measuring inference speed");
+    for (const auto& result : measure_throughput(list, data_shape_, config_.throughput)) {
+      for (auto& row : rows) {
+        if (row["network"] != result.network) continue;
+        const auto key = str("images_per_second_", result.batch);
+        row[key] = result.images_per_second;
+        row["timing"][std::to_string(result.batch)] = {{"median_ms", result.median_ms}, {"p5_ms", result.low_ms},
+                                                       {"p95_ms", result.high_ms}, {"calls", result.calls}};
+      }
+    }
+  }
+
+  void write_results(const Json& rows, const Json& notes, const Json& extraction) {
+    Json results;
+    results["format"] = "glyptic results 1";
+    results["experiment"] = config_.experiment;
+    results["name"] = config_.name;
+    results["seed"] = config_.seed;
+    results["model"] = config_.model.name;
+    results["data"] = sets_.train->description();
+    results["paper"] = config_.paper.title;
+    results["differs"] = config_.paper.differs;
+    Json columns = Json::array();
+    const auto column = [&](const std::string& key, const std::string& title, const std::string& format) {
+      columns.push_back({{"key", key}, {"title", title}, {"format", format}});
+    };
+    column("network", "network", "text");
+    column("accuracy", "accuracy %", "fixed2");
+    column("density", "density", "fixed3");
+    column("live_channels", "live channels", "text");
+    column("parameters", "parameters", "grouped");
+    column("flops", "FLOPs", "si");
+    if (config_.throughput.enabled)
+      for (const auto batch : config_.throughput.batches)
+        column(str("images_per_second_", batch), str("images/s at batch ", batch), "grouped");
+    results["columns"] = columns;
+    results["rows"] = rows;
+    results["extraction"] = extraction;
+    results["notes"] = notes;
+    results["environment"] = Json::parse(environment_json());
+    write_file_atomically(folder_->file("results.json"), results.dump(2) + "\n");
+  }
+
+  ClassificationConfig& config_;
+  RunFolder* folder_;  // null in a dry run
+  const RunControl& control_;
+  at::Device device_{at::kCPU};
+  data::DataSets sets_;
+  std::vector<int64_t> data_shape_;
+  nn::Graph graph_;
+  std::unique_ptr<data::Loader> train_, validation_, test_;
+};
+
+}  // namespace
+
+void Classification::run(RunFolder& folder, const RunControl& control) { Run(config_, &folder, control).run(); }
+
+void Classification::dry_run() { Run(config_, nullptr, RunControl()).dry_run(); }
+
+void Classification::check() {
+  auto sparse = config_.sparsity;
+  sparse.total_steps = std::max<int64_t>(1, sparse.total_steps);
+  if (sparse.method != "none") sparse.check();
+  require<ConfigError>(!config_.optimizer.nesterov || config_.optimizer.momentum > 0,
+                       "optimizer.nesterov needs optimizer.momentum above 0");
+  require<ConfigError>(config_.train.select == "last" || config_.data.validation > 0,
+                       "train.select is best_val, but data.validation is 0; hold some training images back");
+}
+
+}  // namespace glyptic::experiment

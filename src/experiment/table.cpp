@@ -1,0 +1,131 @@
+// results.json files as one table.
+#include <nlohmann/json.hpp>
+
+#include "glyptic/core/error.h"
+#include "glyptic/core/safetensors.h"
+#include "glyptic/experiment/experiment.h"
+
+namespace glyptic::experiment {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string grouped(double value) {
+  auto digits = std::to_string(std::llround(std::abs(value)));
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) digits.insert(static_cast<std::size_t>(at), ",");
+  return (value < 0 ? "-" : "") + digits;
+}
+
+std::string si(double value) {
+  constexpr const char* units[] = {"", " k", " M", " G", " T", " P"};
+  std::size_t unit = 0;
+  while (std::abs(value) >= 1000 && unit + 1 < std::size(units)) {
+    value /= 1000;
+    ++unit;
+  }
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f%s" : "%.3g%s", value, units[unit]);
+  return text;
+}
+
+std::string cell(const Json& row, const Json& column) {
+  const auto key = column.at("key").get<std::string>();
+  if (!row.contains(key) || row[key].is_null()) return "n/a";
+  const auto& value = row[key];
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_number()) return value.dump();
+  const auto format = column.at("format").get<std::string>();
+  const double number = value.get<double>();
+  char text[48];
+  if (format == "fixed2") return std::snprintf(text, sizeof text, "%.2f", number), text;
+  if (format == "fixed3") return std::snprintf(text, sizeof text, "%.3f", number), text;
+  if (format == "grouped") return grouped(number);
+  if (format == "si") return si(number);
+  return value.dump();
+}
+
+// Width on a terminal: bytes that continue a UTF-8 character take no column.
+std::size_t columns_of(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+std::string csv_cell(const std::string& text) {
+  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
+  return out + "\"";
+}
+
+}  // namespace
+
+std::string results_table(const std::vector<std::string>& paths, const std::string& format) {
+  require(format == "markdown" || format == "csv", "format is '", format, "', expected markdown or csv");
+  require(!paths.empty(), "table: no run was given");
+  std::vector<std::string> titles;
+  std::vector<std::vector<std::string>> rows;
+  std::vector<std::string> below;
+  Json columns;
+  for (const auto& path : paths) {
+    Json results;
+    try {
+      results = Json::parse(read_file(path));
+      require<DataError>(results.at("format") == "glyptic results 1", "'", path, "' is not a results file of this version");
+      const auto& own = results.at("columns");
+      if (columns.is_null() || own.size() > columns.size()) columns = own;
+      for (const auto& row : results.at("rows")) {
+        std::vector<std::string> line;
+        if (paths.size() > 1) line.push_back(results.at("name").get<std::string>());
+        for (const auto& column : own) line.push_back(cell(row, column));
+        rows.push_back(line);
+      }
+      const auto add = [&](const std::string& text) {
+        if (std::find(below.begin(), below.end(), text) == below.end()) below.push_back(text);
+      };
+      add(str(results.at("data").get<std::string>(), "; ", results.at("model").get<std::string>()));
+      for (const auto& row : results.at("rows"))
+        if (row.contains("source") && row.value("network", "") == "masked")
+          add(str(row.at("method").get<std::string>(), ": implemented from ", row.at("source").get<std::string>()));
+      if (!results.at("paper").get<std::string>().empty()) add("beside: " + results.at("paper").get<std::string>());
+      for (const auto& text : results.at("differs")) add("differs: " + text.get<std::string>());
+    } catch (const Json::exception& error) {
+      throw DataError(str("'", path, "' is not a results file: ", error.what()));
+    }
+  }
+  if (paths.size() > 1) titles.push_back("run");
+  for (const auto& column : columns) titles.push_back(column.at("title").get<std::string>());
+  for (auto& row : rows) row.resize(titles.size(), "n/a");
+
+  std::ostringstream out;
+  if (format == "csv") {
+    const auto line = [&](const std::vector<std::string>& cells) {
+      for (std::size_t c = 0; c < cells.size(); ++c) out << (c ? "," : "") << csv_cell(cells[c]);
+      out << '\n';
+    };
+    line(titles);
+    for (const auto& row : rows) line(row);
+    return out.str();
+  }
+  std::vector<std::size_t> widths;
+  for (std::size_t c = 0; c < titles.size(); ++c) {
+    widths.push_back(columns_of(titles[c]));
+    for (const auto& row : rows) widths[c] = std::max(widths[c], columns_of(row[c]));
+  }
+  const auto line = [&](const std::vector<std::string>& cells) {
+    for (std::size_t c = 0; c < cells.size(); ++c) {
+      const std::string pad(widths[c] - columns_of(cells[c]), ' ');
+      out << "| " << (c == 0 ? cells[c] + pad : pad + cells[c]) << ' ';
+    }
+    out << "|\n";
+  };
+  line(titles);
+  for (std::size_t c = 0; c < titles.size(); ++c)
+    out << '|' << (c == 0 ? std::string(widths[c] + 2, '-') : std::string(widths[c] + 1, '-') + ":");
+  out << "|\n";
+  for (const auto& row : rows) line(row);
+  if (!below.empty()) out << '\n';
+  for (const auto& text : below) out << "- " << text << '\n';
+  return out.str();
+}
+
+}  // namespace glyptic::experiment
