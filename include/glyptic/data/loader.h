@@ -33,10 +33,10 @@ struct LoaderOptions {
   AugmentOptions augment;
 };
 
-/// The stream of a sample is RngStream(seed, "loader/augment").child(epoch).child(sample).
-///
-/// Augments a batch in place: images float32 in [0, 1]; sample i of the batch draws from its own stream,
-/// number `samples[i]` (its index in the dataset) under (seed, epoch).
+/// Augments a batch in place and returns it: images float32 in [0, 1], contiguous, on the CPU; sample i of
+/// the batch draws from its own stream, RngStream(seed, "loader/augment").child(epoch).child(samples[i]),
+/// where samples[i] is its index in the dataset. Without mean and std the padding and the cutout are 0
+/// (black).
 at::Tensor augment(const at::Tensor& images, const AugmentOptions& options, uint64_t seed, int64_t epoch,
                    const std::vector<int64_t>& samples, bool training);
 
@@ -54,10 +54,11 @@ class Loader {
   /// Batch `index` of `epoch`, computed in the caller's thread. The definition of what the iterator gives.
   Batch batch(int64_t epoch, int64_t index) const;
 
-  /// Batches `first`.. of `epoch`, in order, prefetched by the workers. Starting again drops what was in
-  /// flight.
+  /// Batches `first`.. of `epoch`, in order, prefetched by the workers. Starting again, at any moment, drops
+  /// what was in flight.
   void start(int64_t epoch, int64_t first = 0);
-  /// False at the end of the epoch. An error of a worker is thrown here.
+  /// False at the end of the epoch. An error of a worker is thrown here, at its batch, and again if asked
+  /// again.
   bool next(Batch& batch);
 
  private:
