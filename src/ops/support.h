@@ -1,0 +1,80 @@
+// What the operators share: checks at the door, the choice of a path, and tables of entries for the kernels.
+// Internal to src/ops.
+#pragma once
+
+#include <torch/library.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "glyptic/core/error.h"
+#include "glyptic/core/named_tensor.h"
+#include "glyptic/kernels/chunks.h"
+#include "glyptic/ops/ops.h"
+
+namespace glyptic::ops {
+
+/// What a list must hold, relative to the list it goes with.
+struct ListRule {
+  bool may_be_empty = false;
+  bool same_dtype = false;
+  std::optional<at::ScalarType> dtype;
+};
+
+/// The first list of an operator: every tensor defined, strided, all of different storage.
+void check_first(const char* op, const char* name, const TensorList& list);
+/// Another list: one tensor per tensor of `model`, of the same shape and device.
+void check_like(const char* op, const char* name, const TensorList& list, const char* model_name,
+                const TensorList& model, const ListRule& rule);
+void check_floating(const char* op, const char* name, const TensorList& list);
+void check_finite(const char* op, const char* name, double value);
+
+/// True where both are dense without overlap and walk memory in the same order.
+bool same_layout(const at::Tensor& a, const at::Tensor& b);
+
+/// Which implementation serves a tensor: our kernels for the CPU or the GPU, the composite, or (on the meta
+/// device) none, after the checks.
+enum class Path { cpu, cuda, composite, meta };
+Path path_of(const at::Tensor& tensor);
+
+/// Tells autograd that our kernels wrote to a tensor.
+void mark_changed(const at::Tensor& tensor);
+
+int thread_count();
+
+/// Entries for one kernel call, with the chunks they are cut into.
+template <class Entry>
+struct Table {
+  std::vector<Entry> entries;
+  std::vector<int64_t> first;
+  int64_t chunk = 0;
+
+  bool empty() const { return entries.empty(); }
+  int64_t chunks() const { return first.back(); }
+  template <class Size>
+  void cut(int64_t elements, Size size) {
+    chunk = elements;
+    first.resize(entries.size() + 1);
+    kernels::number_chunks(
+        static_cast<int64_t>(entries.size()), chunk,
+        [&](int64_t i) { return size(entries[static_cast<std::size_t>(i)]); }, first.data());
+  }
+  kernels::ChunkMap map() const { return {first.data(), static_cast<int64_t>(entries.size()), chunk}; }
+};
+
+/// Elements per chunk of the elementwise kernels: 0.1 to 1 MB of traffic on the CPU, enough for a block on
+/// the GPU.
+constexpr int64_t kCpuChunk = 32768;
+constexpr int64_t kCudaChunk = 8192;
+
+inline const uint8_t* mask_data(const at::Tensor& mask) {
+  return reinterpret_cast<const uint8_t*>(mask.const_data_ptr<bool>());
+}
+
+/// "float32", "bool", ... as Python writes them.
+std::string dtype_name(at::ScalarType type);
+
+bool score_reads_b(Score score);
+
+}  // namespace glyptic::ops
