@@ -41,10 +41,13 @@ class SignalScope {
   }
 
  private:
-  struct sigaction old_int_ {}, old_term_ {};
+  struct sigaction old_int_ {
+  }, old_term_{};
 };
 
-void print(const std::string& text) { std::cout << text << std::flush; }
+void print(const std::string& text) {
+  std::cout << text << std::flush;
+}
 
 void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
   folder.lock();
@@ -67,16 +70,20 @@ void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
 void warn_if_environment_changed(const experiment::RunFolder& folder) {
   if (!folder.has("environment.json")) return;
   if (read_file(folder.file("environment.json")) != experiment::environment_json())
-    log::warn("threads, versions or machine are not those the run began with (environment.json): it continues, but its "
-              "last bits may differ from an unbroken run's");
+    log::warn(
+        "threads, versions or machine are not those the run began with (environment.json): it continues, but "
+        "its "
+        "last bits may differ from an unbroken run's");
 }
 
 std::string doctor() {
   std::ostringstream out;
-  out << "glyptic " << GLYPTIC_VERSION << ", built for torch " << GLYPTIC_TORCH_VERSION << ", running torch " << TORCH_VERSION << '\n';
+  out << "glyptic " << GLYPTIC_VERSION << ", built for torch " << GLYPTIC_TORCH_VERSION << ", running torch "
+      << TORCH_VERSION << '\n';
   out << "threads " << at::get_num_threads() << ", CPU capability " << at::get_cpu_capability() << '\n';
 #ifdef GLYPTIC_WITH_CUDA
-  out << "CUDA kernels built; devices: " << (torch::cuda::is_available() ? torch::cuda::device_count() : 0) << '\n';
+  out << "CUDA kernels built; devices: " << (torch::cuda::is_available() ? torch::cuda::device_count() : 0)
+      << '\n';
 #else
   out << "CUDA kernels not built: CUDA tensors use the composite operators\n";
 #endif
@@ -93,9 +100,11 @@ std::string doctor() {
 }
 
 int dispatch(const std::vector<std::string>& arguments) {
-  CLI::App app{"Glyptic: sparse, flat, fair, forgetful, condensed and aligned networks on LibTorch", "glyptic"};
+  CLI::App app{"Glyptic: sparse, flat, fair, forgetful, condensed and aligned networks on LibTorch",
+               "glyptic"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("glyptic ") + GLYPTIC_VERSION + " (torch " + GLYPTIC_TORCH_VERSION + ")");
+  app.set_version_flag("--version",
+                       std::string("glyptic ") + GLYPTIC_VERSION + " (torch " + GLYPTIC_TORCH_VERSION + ")");
   bool verbose = false, quiet = false;
   app.add_flag("-v,--verbose", verbose, "also show debug lines");
   app.add_flag("-q,--quiet", quiet, "only warnings, errors and results");
@@ -173,7 +182,8 @@ int dispatch(const std::vector<std::string>& arguments) {
     std::vector<std::string> files;
     for (const auto& path : folders) {
       const auto opened = experiment::RunFolder::open(path);
-      require<MissingFileError>(opened.has("results.json"), "'", path, "' has no results yet; continue it with: glyptic resume ", path);
+      require<MissingFileError>(opened.has("results.json"), "'", path,
+                                "' has no results yet; continue it with: glyptic resume ", path);
       files.push_back(opened.file("results.json"));
     }
     print(experiment::results_table(files, format));

@@ -1,3 +1,5 @@
 #include "glyptic/cli/cli.h"
 
-int main(int argc, char** argv) { return glyptic::cli::run({argv + 1, argv + argc}); }
+int main(int argc, char** argv) {
+  return glyptic::cli::run({argv + 1, argv + argc});
+}

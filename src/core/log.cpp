@@ -83,27 +83,39 @@ void write(spdlog::level::level_enum level, const std::string& message) {
   auto& self = instance();
   const std::lock_guard<std::mutex> lock(self.mutex);
   // Warnings and errors say what they are; information is plain text.
-  const char* prefix = level == spdlog::level::warn ? "warning: " : level == spdlog::level::err ? "error: " : "";
+  const char* prefix = level == spdlog::level::warn  ? "warning: "
+                       : level == spdlog::level::err ? "error: "
+                                                     : "";
   self.logger.log(level, "{}{}", prefix, message);
 }
 
 }  // namespace
 
-void debug(const std::string& message) { write(spdlog::level::debug, message); }
-void info(const std::string& message) { write(spdlog::level::info, message); }
-void warn(const std::string& message) { write(spdlog::level::warn, message); }
-void error(const std::string& message) { write(spdlog::level::err, message); }
+void debug(const std::string& message) {
+  write(spdlog::level::debug, message);
+}
+void info(const std::string& message) {
+  write(spdlog::level::info, message);
+}
+void warn(const std::string& message) {
+  write(spdlog::level::warn, message);
+}
+void error(const std::string& message) {
+  write(spdlog::level::err, message);
+}
 
 void set_level(Level level) {
   auto& self = instance();
   const std::lock_guard<std::mutex> lock(self.mutex);
   self.level = level;
-  constexpr spdlog::level::level_enum levels[] = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
-                                                  spdlog::level::err, spdlog::level::off};
+  constexpr spdlog::level::level_enum levels[] = {
+      spdlog::level::debug, spdlog::level::info, spdlog::level::warn, spdlog::level::err, spdlog::level::off};
   self.terminal->set_level(levels[static_cast<int>(level)]);
 }
 
-Level level() { return instance().level; }
+Level level() {
+  return instance().level;
+}
 
 void open_file(const std::string& path) {
   auto& self = instance();
@@ -142,13 +154,16 @@ struct Progress::State {
   bool on_screen = false;
 };
 
-Progress::Progress(std::string label, int64_t total, double plain_seconds) : state_(std::make_unique<State>()) {
+Progress::Progress(std::string label, int64_t total, double plain_seconds)
+    : state_(std::make_unique<State>()) {
   state_->label = std::move(label);
   state_->total = total;
   state_->plain_seconds = plain_seconds;
 }
 
-Progress::~Progress() { finish(); }
+Progress::~Progress() {
+  finish();
+}
 
 void Progress::update(int64_t done, const std::string& status) {
   auto& s = *state_;
@@ -158,7 +173,8 @@ void Progress::update(int64_t done, const std::string& status) {
   const double elapsed = std::chrono::duration<double>(now - s.start).count();
   const bool last = done >= s.total;
   if (instance().level > Level::info) return;
-  const double left = done > 0 ? elapsed / static_cast<double>(done) * static_cast<double>(s.total - done) : 0;
+  const double left =
+      done > 0 ? elapsed / static_cast<double>(done) * static_cast<double>(s.total - done) : 0;
   char counts[96];
   std::snprintf(counts, sizeof counts, "%lld/%lld  %.0f s left", static_cast<long long>(done),
                 static_cast<long long>(s.total), left);

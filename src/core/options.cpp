@@ -14,7 +14,8 @@ std::string number_text(double value) {
   if (std::isnan(value)) return ".nan";
   if (std::isinf(value)) return value > 0 ? ".inf" : "-.inf";
   char buffer[40];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;  // shortest that reads back the same
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, value).ptr;  // shortest that reads back the same
   std::string text(buffer, end);
   if (text.find_first_of(".einf") == std::string::npos) text += ".0";  // stays a float when read back
   return text;
@@ -22,20 +23,30 @@ std::string number_text(double value) {
 
 // Plain where YAML reads a plain word as a string, quoted otherwise.
 std::string quoted(const std::string& text) {
-  const bool plain = !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) != 0 &&
-                     text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") ==
-                         std::string::npos &&
-                     text != "true" && text != "false" && text != "null" && text != "yes" && text != "no" &&
-                     text != "on" && text != "off" && text != "y" && text != "n";
+  const bool plain =
+      !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) != 0 &&
+      text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") ==
+          std::string::npos &&
+      text != "true" && text != "false" && text != "null" && text != "yes" && text != "no" && text != "on" &&
+      text != "off" && text != "y" && text != "n";
   if (plain) return text;
   std::string out = "\"";
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\t': out += "\\t"; break;
-      default: out += c;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      default:
+        out += c;
     }
   }
   return out + "\"";
@@ -94,8 +105,9 @@ std::optional<Value> coerce(const Value& value, const Value& like) {
   if (is<std::vector<std::string>>(like) && is<std::string>(value))
     return std::vector<std::string>{std::get<std::string>(value)};
   // An empty list has no type of its own.
-  const bool empty_list = (is<std::vector<int64_t>>(value) && std::get<std::vector<int64_t>>(value).empty()) ||
-                          (is<std::vector<std::string>>(value) && std::get<std::vector<std::string>>(value).empty());
+  const bool empty_list =
+      (is<std::vector<int64_t>>(value) && std::get<std::vector<int64_t>>(value).empty()) ||
+      (is<std::vector<std::string>>(value) && std::get<std::vector<std::string>>(value).empty());
   if (empty_list) {
     if (is<std::vector<int64_t>>(like)) return std::vector<int64_t>{};
     if (is<std::vector<double>>(like)) return std::vector<double>{};
@@ -127,7 +139,8 @@ std::string to_text(const Value& value) {
         if constexpr (std::is_same_v<T, std::vector<std::string>>) return list_text(v, quoted);
         if constexpr (std::is_same_v<T, std::map<std::string, double>>) {
           std::string out = "{";
-          for (const auto& [key, number] : v) out += (out.size() > 1 ? ", " : "") + quoted(key) + ": " + number_text(number);
+          for (const auto& [key, number] : v)
+            out += (out.size() > 1 ? ", " : "") + quoted(key) + ": " + number_text(number);
           return out + "}";
         }
       },
@@ -147,43 +160,58 @@ std::string Rule::text() const {
     out << x;
     return out.str();
   };
-  if (low && high) return (low_open ? "in (" : "in [") + plain(*low) + ", " + plain(*high) + (high_open ? ")" : "]");
+  if (low && high)
+    return (low_open ? "in (" : "in [") + plain(*low) + ", " + plain(*high) + (high_open ? ")" : "]");
   if (low) return (low_open ? "> " : ">= ") + plain(*low);
   if (high) return (high_open ? "< " : "<= ") + plain(*high);
   return "";
 }
 
-Rule above(double low) { return {.low = low, .low_open = true}; }
-Rule at_least(double low) { return {.low = low}; }
-Rule between(double low, double high) { return {.low = low, .high = high}; }
-Rule above_to(double low, double high) { return {.low = low, .high = high, .low_open = true}; }
-Rule from_below(double low, double high) { return {.low = low, .high = high, .high_open = true}; }
-Rule one_of(std::vector<std::string> choices) { return {.choices = std::move(choices)}; }
+Rule above(double low) {
+  return {.low = low, .low_open = true};
+}
+Rule at_least(double low) {
+  return {.low = low};
+}
+Rule between(double low, double high) {
+  return {.low = low, .high = high};
+}
+Rule above_to(double low, double high) {
+  return {.low = low, .high = high, .low_open = true};
+}
+Rule from_below(double low, double high) {
+  return {.low = low, .high = high, .high_open = true};
+}
+Rule one_of(std::vector<std::string> choices) {
+  return {.choices = std::move(choices)};
+}
 
 void Options::add(Option option) {
-  require<Error>(index_.emplace(option.name, options_.size()).second, "option '", option.name, "' is declared twice");
+  require<Error>(index_.emplace(option.name, options_.size()).second, "option '", option.name,
+                 "' is declared twice");
   options_.push_back(std::move(option));
 }
 
 Value Options::convert(const Option& option, const Value& value, const std::string& where) {
   const auto coerced = coerce(value, option.default_value);
-  require<ConfigError>(coerced.has_value(), where, ": ", option.name, " is ", to_text(value), " (", type_name(value),
-                       "), expected ", type_name(option.default_value),
+  require<ConfigError>(coerced.has_value(), where, ": ", option.name, " is ", to_text(value), " (",
+                       type_name(value), "), expected ", type_name(option.default_value),
                        option.rule.text().empty() ? "" : " " + option.rule.text());
   const auto check_number = [&](double x) {
-    require<ConfigError>(within(x, option.rule), where, ": ", option.name, " is ", to_text(value), ", expected ",
-                         type_name(option.default_value), " ", option.rule.text());
+    require<ConfigError>(within(x, option.rule), where, ": ", option.name, " is ", to_text(value),
+                         ", expected ", type_name(option.default_value), " ", option.rule.text());
   };
   const auto check_word = [&](const std::string& word) {
     const auto& choices = option.rule.choices;
-    require<ConfigError>(choices.empty() || std::find(choices.begin(), choices.end(), word) != choices.end(), where,
-                         ": ", option.name, " is '", word, "', expected ", option.rule.text(),
+    require<ConfigError>(choices.empty() || std::find(choices.begin(), choices.end(), word) != choices.end(),
+                         where, ": ", option.name, " is '", word, "', expected ", option.rule.text(),
                          did_you_mean(word, choices));
   };
   std::visit(
       [&](const auto& v) {
         using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, double>) check_number(static_cast<double>(v));
+        if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, double>)
+          check_number(static_cast<double>(v));
         if constexpr (std::is_same_v<T, std::vector<int64_t>> || std::is_same_v<T, std::vector<double>>)
           for (const auto x : v) check_number(static_cast<double>(x));
         if constexpr (std::is_same_v<T, std::map<std::string, double>>)
@@ -199,8 +227,8 @@ Value Options::convert(const Option& option, const Value& value, const std::stri
 void Options::set(const std::string& name, const Value& value, const std::string& where) {
   const auto found = index_.find(name);
   if (found == index_.end()) {
-    require<ConfigError>(!is_group(name), where, ": '", name, "' is a group of options, not a value; its options are ",
-                         join(children(name)));
+    require<ConfigError>(!is_group(name), where, ": '", name,
+                         "' is a group of options, not a value; its options are ", join(children(name)));
     const auto dot = name.rfind('.');
     const std::string group = dot == std::string::npos ? "" : name.substr(0, dot);
     const std::string leaf = dot == std::string::npos ? name : name.substr(dot + 1);
@@ -229,7 +257,9 @@ void Options::set(const std::string& name, const Value& value, const std::string
   }
 }
 
-bool Options::contains(const std::string& name) const { return index_.count(name) != 0; }
+bool Options::contains(const std::string& name) const {
+  return index_.count(name) != 0;
+}
 
 bool Options::is_group(const std::string& name) const {
   return std::any_of(groups_.begin(), groups_.end(), [&](const auto& group) { return group.name == name; });
@@ -245,7 +275,8 @@ std::vector<std::string> Options::children(const std::string& group) const {
   std::vector<std::string> names;
   const auto consider = [&](const std::string& name) {
     const std::string start = group.empty() ? "" : group + ".";
-    if (name.size() > start.size() && name.rfind(start, 0) == 0 && name.find('.', start.size()) == std::string::npos)
+    if (name.size() > start.size() && name.rfind(start, 0) == 0 &&
+        name.find('.', start.size()) == std::string::npos)
       names.push_back(name.substr(start.size()));
   };
   for (const auto& option : options_) consider(option.name);

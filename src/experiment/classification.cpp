@@ -19,7 +19,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 std::vector<std::string> prunable_weights(const nn::Graph& graph) {
   std::vector<std::string> names;
@@ -61,21 +63,22 @@ class Autocast {
 
 // What a training phase carries from step to step besides weights, optimizer and masks.
 struct Progress {
-  int64_t step = 0;          // optimizer steps done
-  double loss_sum = 0;       // since the start of the epoch
+  int64_t step = 0;     // optimizer steps done
+  double loss_sum = 0;  // since the start of the epoch
   int64_t loss_count = 0;
-  double macs_sum = 0;       // multiply-accumulates per sample of all forward and backward passes so far
-  double best_accuracy = -1; // on validation
+  double macs_sum = 0;        // multiply-accumulates per sample of all forward and backward passes so far
+  double best_accuracy = -1;  // on validation
   int64_t best_step = 0;
-  double seconds = 0;        // of wall time; the only member that may differ after a resume
+  double seconds = 0;  // of wall time; the only member that may differ after a resume
 
   at::Tensor pack() const {
-    return at::tensor({static_cast<double>(step), loss_sum, static_cast<double>(loss_count), macs_sum, best_accuracy,
-                       static_cast<double>(best_step), seconds},
+    return at::tensor({static_cast<double>(step), loss_sum, static_cast<double>(loss_count), macs_sum,
+                       best_accuracy, static_cast<double>(best_step), seconds},
                       at::kDouble);
   }
   void unpack(const at::Tensor& packed) {
-    require<DataError>(packed.numel() == 7 && packed.scalar_type() == at::kDouble, "checkpoint: 'progress' has the wrong shape");
+    require<DataError>(packed.numel() == 7 && packed.scalar_type() == at::kDouble,
+                       "checkpoint: 'progress' has the wrong shape");
     const auto values = packed.contiguous();
     const auto* v = values.data_ptr<double>();
     step = static_cast<int64_t>(v[0]);
@@ -106,7 +109,8 @@ class Run {
       folder_->truncate_metrics(0);
     }
     for (std::size_t p = first; p < phases.size(); ++p) {
-      train_phase(phases[p], p == first ? saved.get() : nullptr, p + 1 < phases.size() ? phases[p + 1] : "finish");
+      train_phase(phases[p], p == first ? saved.get() : nullptr,
+                  p + 1 < phases.size() ? phases[p + 1] : "finish");
     }
     finish(phases);
   }
@@ -141,8 +145,10 @@ class Run {
   void set_device() {
     if (config_.threads > 0) at::set_num_threads(static_cast<int>(config_.threads));
     const bool available = torch::cuda::is_available();
-    require<ConfigError>(config_.device != "cuda" || available, "device is cuda, but torch sees no CUDA device; set device to cpu or auto");
-    device_ = at::Device(config_.device == "cuda" || (config_.device == "auto" && available) ? at::kCUDA : at::kCPU);
+    require<ConfigError>(config_.device != "cuda" || available,
+                         "device is cuda, but torch sees no CUDA device; set device to cpu or auto");
+    device_ = at::Device(config_.device == "cuda" || (config_.device == "auto" && available) ? at::kCUDA
+                                                                                             : at::kCPU);
     require<ConfigError>(config_.train.precision == "float32" || device_.is_cuda(),
                          "train.precision is bfloat16, which needs device cuda; this run is on the CPU");
   }
@@ -168,16 +174,18 @@ class Run {
       options.augment.std = sets_.std;
       if (!config_.augment.per_channel) pool_statistics(options.augment);
     }
-    require(sets_.train->size() >= options.batch_size * config_.train.accumulate, "train.batch_size x train.accumulate is ",
-            options.batch_size * config_.train.accumulate, ", more than the ", sets_.train->size(), " training images");
+    require(sets_.train->size() >= options.batch_size * config_.train.accumulate,
+            "train.batch_size x train.accumulate is ", options.batch_size * config_.train.accumulate,
+            ", more than the ", sets_.train->size(), " training images");
     train_ = std::make_unique<data::Loader>(sets_.train, options, /*training=*/true);
     options.batch_size = config_.train.eval_batch_size;
     options.shuffle = false;
     options.drop_last = false;
     if (sets_.validation) validation_ = std::make_unique<data::Loader>(sets_.validation, options, false);
     test_ = std::make_unique<data::Loader>(sets_.test, options, false);
-    require<ConfigError>(config_.train.select == "last" || validation_ != nullptr,
-                         "train.select is best_val, but data.validation is 0; hold some training images back");
+    require<ConfigError>(
+        config_.train.select == "last" || validation_ != nullptr,
+        "train.select is best_val, but data.validation is 0; hold some training images back");
   }
 
   // One mean and deviation over all channels: E[x] and sqrt(E[x^2] - E[x]^2) from the channels' own.
@@ -220,7 +228,8 @@ class Run {
       std::vector<nn::ChannelGroup> groups;
       if (sparsity::method_info(sparse.method).needs_groups)
         groups = nn::prunable_groups(graph_, sparse.channel_conv_to_linear);
-      phase.sparsifier = std::make_unique<sparsity::Sparsifier>(phase.model->parameters(), prunable_weights(graph_), sparse, groups);
+      phase.sparsifier = std::make_unique<sparsity::Sparsifier>(phase.model->parameters(),
+                                                                prunable_weights(graph_), sparse, groups);
     }
     return phase;
   }
@@ -228,7 +237,8 @@ class Run {
   at::Tensor loss(nn::Model& model, const at::Tensor& images, const at::Tensor& labels) const {
     const Autocast autocast(config_.train.precision == "bfloat16");
     const auto logits = model.forward(images);
-    return at::cross_entropy_loss(logits.to(at::kFloat), labels, {}, at::Reduction::Mean, -100, config_.train.label_smoothing);
+    return at::cross_entropy_loss(logits.to(at::kFloat), labels, {}, at::Reduction::Mean, -100,
+                                  config_.train.label_smoothing);
   }
 
   void move(data::Batch& batch) const {
@@ -263,12 +273,14 @@ class Run {
       count += batch.labels.numel();
     }
     model.train(training);
-    return {100.0 * static_cast<double>(right) / static_cast<double>(count), loss_sum / static_cast<double>(count)};
+    return {100.0 * static_cast<double>(right) / static_cast<double>(count),
+            loss_sum / static_cast<double>(count)};
   }
 
   static std::string meta(const SafeTensors& file, const std::string& key) {
     const auto found = file.metadata().find(key);
-    require<DataError>(found != file.metadata().end(), "the checkpoint has no '", key, "'; it is not one of a run");
+    require<DataError>(found != file.metadata().end(), "the checkpoint has no '", key,
+                       "'; it is not one of a run");
     return found->second;
   }
 
@@ -297,7 +309,8 @@ class Run {
     return result;
   }
 
-  void save(const std::string& name, const Phase& phase, const Progress& progress, const std::string& next_phase) {
+  void save(const std::string& name, const Phase& phase, const Progress& progress,
+            const std::string& next_phase) {
     save_safetensors(folder_->file("checkpoints/" + name), collect(phase, progress),
                      {{"format", "glyptic run 1"},
                       {"phase", next_phase},
@@ -324,7 +337,8 @@ class Run {
       restore(phase, progress, *saved);
       log::info(str(name, ": continuing after step ", progress.step, " of ", total));
     } else {
-      log::info(str(name, ": ", config_.model.name, ", ", nn::cost(graph_).parameters, " parameters, ", total, " steps"));
+      log::info(str(name, ": ", config_.model.name, ", ", nn::cost(graph_).parameters, " parameters, ", total,
+                    " steps"));
     }
     const double dense_macs = effective_macs(graph_, nullptr);
     double sparse_macs = effective_macs(graph_, phase.sparsifier.get());
@@ -342,14 +356,18 @@ class Run {
         phase.optimizer->set_lr(config_.optimizer.lr * optim::lr_factor(config_.lr, step, total, per_epoch));
         phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(step)));
         const bool event = phase.sparsifier && phase.sparsifier->begin_step().masks_change;
-        const auto mean_loss = sparsity::step(*phase.optimizer, phase.sparsifier.get(), [&] {
-          data::Batch batch;
-          require<Error>(train_->next(batch), "the loader ended before the epoch did");
-          move(batch);
-          return loss(*phase.model, batch.images, batch.labels);
-        }, train.accumulate);
+        const auto mean_loss = sparsity::step(
+            *phase.optimizer, phase.sparsifier.get(),
+            [&] {
+              data::Batch batch;
+              require<Error>(train_->next(batch), "the loader ended before the epoch did");
+              move(batch);
+              return loss(*phase.model, batch.images, batch.labels);
+            },
+            train.accumulate);
         progress.step = step;
-        // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec 3).
+        // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec
+        // 3).
         progress.macs_sum += event && dense_gradient ? 2 * sparse_macs + dense_macs : 3 * sparse_macs;
         if (event) sparse_macs = effective_macs(graph_, phase.sparsifier.get());
         last_loss = mean_loss;
@@ -361,7 +379,11 @@ class Run {
           progress.loss_sum += value;
           progress.loss_count += 1;
           if (log_now) {
-            Json line{{"phase", name}, {"step", step}, {"epoch", epoch}, {"loss", value}, {"lr", phase.optimizer->lr()}};
+            Json line{{"phase", name},
+                      {"step", step},
+                      {"epoch", epoch},
+                      {"loss", value},
+                      {"lr", phase.optimizer->lr()}};
             if (phase.sparsifier) line["active"] = active(phase);
             folder_->append_metrics(line.dump());
           }
@@ -382,23 +404,26 @@ class Run {
       progress.seconds += since(clock);
       clock = Clock::now();
       if (progress.step < total) save("last.safetensors", phase, progress, name);
-      if (const int stop = control_.signal(); stop && progress.step < total) interrupt(stop, name, progress.step);
+      if (const int stop = control_.signal(); stop && progress.step < total)
+        interrupt(stop, name, progress.step);
     }
     bar.finish();
     if (train.select == "best_val" && progress.best_step != progress.step) {
       const SafeTensors best(folder_->file("checkpoints/best." + name + ".safetensors"));
       Progress of_best;
       restore(phase, of_best, best);
-      log::info(str(name, ": took step ", progress.best_step, ", validation accuracy ", progress.best_accuracy, " %"));
+      log::info(str(name, ": took step ", progress.best_step, ", validation accuracy ",
+                    progress.best_accuracy, " %"));
     }
-    // The finished network under its own name, then the pointer to what comes next: in this order, so that a kill
-    // between the two repeats nothing but the second.
+    // The finished network under its own name, then the pointer to what comes next: in this order, so that a
+    // kill between the two repeats nothing but the second.
     save(name + ".safetensors", phase, progress, name);
     save("last.safetensors", phase, progress, next);
   }
 
   [[noreturn]] void interrupt(int signal, const std::string& phase, int64_t step) const {
-    throw Interrupted(str("stopped after step ", step, " of '", phase, "'; continue with: glyptic resume ", folder_->path()),
+    throw Interrupted(str("stopped after step ", step, " of '", phase, "'; continue with: glyptic resume ",
+                          folder_->path()),
                       128 + signal);
   }
 
@@ -410,11 +435,13 @@ class Run {
 
   void end_of_epoch(Phase& phase, Progress& progress, int64_t epoch, int64_t total) {
     Json line{{"phase", phase.name}, {"step", progress.step}, {"epoch", epoch}};
-    line["train_loss"] = progress.loss_count ? progress.loss_sum / static_cast<double>(progress.loss_count) : 0.0;
+    line["train_loss"] =
+        progress.loss_count ? progress.loss_sum / static_cast<double>(progress.loss_count) : 0.0;
     progress.loss_sum = 0;
     progress.loss_count = 0;
     const bool evaluated = config_.train.eval_every > 0 && (epoch + 1) % config_.train.eval_every == 0;
-    std::string text = str(phase.name, " epoch ", epoch + 1, ": train loss ", line["train_loss"].get<double>());
+    std::string text =
+        str(phase.name, " epoch ", epoch + 1, ": train loss ", line["train_loss"].get<double>());
     if (evaluated || progress.step == total || config_.train.select == "best_val") {
       // The test set is looked at only where no validation set is held back; it never decides anything.
       auto& loader = validation_ ? *validation_ : *test_;
@@ -434,7 +461,8 @@ class Run {
       line["density"] = stats.density();
       line["explored"] = stats.explored;
       Json widths;
-      for (const auto& entry : phase.sparsifier->liveness()) widths[entry.name] = entry.tensor.sum().item<int64_t>();
+      for (const auto& entry : phase.sparsifier->liveness())
+        widths[entry.name] = entry.tensor.sum().item<int64_t>();
       if (!widths.is_null()) line["live_channels"] = widths;
       text += str(", density ", stats.density());
       if (stats.channels > 0) text += str(", channels ", stats.live_channels, "/", stats.channels);
@@ -464,7 +492,8 @@ class Run {
       row["density"] = phase.sparsifier ? phase.sparsifier->stats().density() : 1.0;
       row["parameters"] = phase.sparsifier ? phase.sparsifier->stats().parameters_active : cost.parameters;
       row["flops"] = 2 * effective_macs(graph_, phase.sparsifier.get());
-      row["training_flops_ratio"] = progress.macs_sum / (3 * dense_macs * static_cast<double>(std::max<int64_t>(progress.step, 1)));
+      row["training_flops_ratio"] =
+          progress.macs_sum / (3 * dense_macs * static_cast<double>(std::max<int64_t>(progress.step, 1)));
       row["training_seconds"] = progress.seconds;
       row["steps"] = progress.step;
       if (!phase.sparsifier) {
@@ -507,7 +536,8 @@ class Run {
     const at::NoGradGuard no_grad;
     std::vector<sparsity::Liveness> liveness;
     for (const auto& entry : phase.sparsifier->liveness()) liveness.push_back({entry.name, entry.tensor});
-    const auto plan = sparsity::plan_extraction(phase.model->graph(), phase.model->state(), liveness, config_.extract.options());
+    const auto plan = sparsity::plan_extraction(phase.model->graph(), phase.model->state(), liveness,
+                                                config_.extract.options());
     auto tensors = plan.apply_all(phase.model->state());
     auto graph = plan.graph;
     if (config_.extract.fold_batchnorm) {
@@ -564,8 +594,10 @@ class Run {
         if (row["network"] != result.network) continue;
         const auto key = str("images_per_second_", result.batch);
         row[key] = result.images_per_second;
-        row["timing"][std::to_string(result.batch)] = {{"median_ms", result.median_ms}, {"p5_ms", result.low_ms},
-                                                       {"p95_ms", result.high_ms}, {"calls", result.calls}};
+        row["timing"][std::to_string(result.batch)] = {{"median_ms", result.median_ms},
+                                                       {"p5_ms", result.low_ms},
+                                                       {"p95_ms", result.high_ms},
+                                                       {"calls", result.calls}};
       }
     }
   }
@@ -613,9 +645,13 @@ class Run {
 
 }  // namespace
 
-void Classification::run(RunFolder& folder, const RunControl& control) { Run(config_, &folder, control).run(); }
+void Classification::run(RunFolder& folder, const RunControl& control) {
+  Run(config_, &folder, control).run();
+}
 
-void Classification::dry_run() { Run(config_, nullptr, RunControl()).dry_run(); }
+void Classification::dry_run() {
+  Run(config_, nullptr, RunControl()).dry_run();
+}
 
 void Classification::check() {
   auto sparse = config_.sparsity;

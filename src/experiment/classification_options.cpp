@@ -4,7 +4,8 @@ namespace glyptic::experiment {
 
 void DataConfig::declare(Options& o) {
   o.field("name", name, "data set", one_of(data::dataset_names()));
-  o.field("folder", folder, "where it is; empty: $GLYPTIC_DATA, ../shared/data, then what ships with Glyptic");
+  o.field("folder", folder,
+          "where it is; empty: $GLYPTIC_DATA, ../shared/data, then what ships with Glyptic");
   o.field("train_limit", train_limit, "train on this many items only; 0: all", at_least(0));
   o.field("test_limit", test_limit, "test on this many items only; 0: all", at_least(0));
   o.field("validation", validation, "training items held back for validation, by class", at_least(0));
@@ -14,13 +15,15 @@ void DataConfig::declare(Options& o) {
 
 void ModelConfig::declare(Options& o) {
   o.field("name", name, "network", one_of(nn::model_names()));
-  o.field("widths", widths, "hidden widths, for networks that take them; empty: the network's own", at_least(1));
+  o.field("widths", widths, "hidden widths, for networks that take them; empty: the network's own",
+          at_least(1));
   o.field("width", width, "factor on every hidden width", above(0));
   o.field("dropout", dropout, "dropout probability, for networks that have it", from_below(0, 1));
 }
 
 void AugmentConfig::declare(Options& o) {
-  o.field("crop_padding", crop_padding, "pad by this many pixels and crop back at random; 0: off", at_least(0));
+  o.field("crop_padding", crop_padding, "pad by this many pixels and crop back at random; 0: off",
+          at_least(0));
   o.field("flip", flip, "mirror half of the images");
   o.field("cutout", cutout, "side of a square that is blanked at random; 0: off", at_least(0));
   o.field("normalize", normalize, "subtract the mean and divide by the standard deviation of the set");
@@ -33,28 +36,31 @@ void TrainConfig::declare(Options& o) {
   o.field("batch_size", batch_size, "images per forward pass", at_least(1));
   o.field("eval_batch_size", eval_batch_size, "images per forward pass when testing", at_least(1));
   o.field("accumulate", accumulate, "forward passes per optimizer step", at_least(1));
-  o.field("label_smoothing", label_smoothing, "share of the target given to all classes alike", from_below(0, 1));
+  o.field("label_smoothing", label_smoothing, "share of the target given to all classes alike",
+          from_below(0, 1));
   o.field("precision", precision, "bfloat16: autocast, on CUDA", one_of({"float32", "bfloat16"}));
   o.field("channels_last", channels_last, "keep images and convolution weights channels-last");
   o.field("baseline", baseline, "also train the same network dense, first, with the same recipe");
   o.field("select", select, "which weights count: the last, or those of the best validation accuracy",
           one_of({"last", "best_val"}));
   o.field("log_every", log_every, "optimizer steps between lines of metrics.jsonl", at_least(1));
-  o.field("checkpoint_every", checkpoint_every, "optimizer steps between checkpoints; 0: after each epoch", at_least(0));
+  o.field("checkpoint_every", checkpoint_every, "optimizer steps between checkpoints; 0: after each epoch",
+          at_least(0));
   o.field("eval_every", eval_every, "epochs between evaluations; 0: only at the end", at_least(0));
   o.field("loader_threads", loader_threads, "threads that prepare batches; changes no bit", between(0, 64));
 }
 
 void ExtractConfig::declare(Options& o) {
   o.field("enabled", enabled, "build the small dense network at the end");
-  o.field("residual", residual, "channels that a sum couples: left alone, removed where dead in every term, or by index",
+  o.field("residual", residual,
+          "channels that a sum couples: left alone, removed where dead in every term, or by index",
           one_of({"exempt", "all_dead", "index_add"}));
   o.field("round_to", round_to, "keep dead channels until each width is a multiple of this", at_least(1));
   o.field("absorb", absorb, "move a dead channel's constant into the next bias where that is exact");
   o.field("allow_inexact", allow_inexact, "drop dead channels even where the outputs move");
   o.field("fold_batchnorm", fold_batchnorm, "fold BatchNorm into the convolutions of the extracted network");
-  o.field("tolerance", tolerance, "largest move of a logit, relative to the largest logit, that extraction may cause",
-          above(0));
+  o.field("tolerance", tolerance,
+          "largest move of a logit, relative to the largest logit, that extraction may cause", above(0));
 }
 
 sparsity::ExtractOptions ExtractConfig::options() const {
@@ -86,7 +92,8 @@ void ClassificationConfig::declare(Options& o) {
   o.field("experiment", experiment, "which experiment this file configures", one_of({"classification"}));
   o.field("name", name, "name of the run; the default folder is runs/<name>");
   o.field("seed", seed, "everything random follows from it", at_least(0));
-  o.field("device", device, "where tensors live; auto: CUDA when there is one", one_of({"cpu", "cuda", "auto"}));
+  o.field("device", device, "where tensors live; auto: CUDA when there is one",
+          one_of({"cpu", "cuda", "auto"}));
   o.field("threads", threads, "CPU threads; 0: torch's default. Bits depend on it", between(0, 1024));
   o.group("data", data, "the images");
   o.group("augment", augment, "what happens to a training image");

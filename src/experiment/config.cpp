@@ -25,7 +25,9 @@ YAML::Node load_yaml(const std::string& text, const std::string& file) {
   }
 }
 
-bool is_plain(const YAML::Node& node) { return node.Tag() != "!"; }  // "!" marks a quoted scalar
+bool is_plain(const YAML::Node& node) {
+  return node.Tag() != "!";
+}  // "!" marks a quoted scalar
 
 std::optional<double> as_number(const std::string& text) {
   if (text == ".inf" || text == "+.inf") return std::numeric_limits<double>::infinity();
@@ -67,7 +69,8 @@ Value node_value(const YAML::Node& node, const Option& option, const std::string
     if (want_string) {
       std::vector<std::string> words;
       for (const auto& item : node) {
-        require<ConfigError>(item.IsScalar(), where, ": ", option.name, " holds something that is not a word, ", expected());
+        require<ConfigError>(item.IsScalar(), where, ": ", option.name,
+                             " holds something that is not a word, ", expected());
         words.push_back(item.Scalar());
       }
       return words;
@@ -97,7 +100,8 @@ Value node_value(const YAML::Node& node, const Option& option, const std::string
   throw ConfigError(str(where, ": ", option.name, " has no value, ", expected()));
 }
 
-void apply_map(const YAML::Node& map, const std::string& prefix, const std::string& file, Options& options, int depth) {
+void apply_map(const YAML::Node& map, const std::string& prefix, const std::string& file, Options& options,
+               int depth) {
   require<ConfigError>(depth < kDeepest, file, ": nested more than ", kDeepest, " levels deep");
   for (const auto& entry : map) {
     const std::string key = entry.first.Scalar();
@@ -139,9 +143,11 @@ struct ConfigFile::Impl {
   std::vector<Part> parts;  // included files first: later parts win
 
   void add(const std::string& text, const std::string& file, std::vector<std::string>& open) {
-    require<ConfigError>(static_cast<int>(open.size()) < kDeepest, file, ": includes are nested more than ", kDeepest, " deep");
+    require<ConfigError>(static_cast<int>(open.size()) < kDeepest, file, ": includes are nested more than ",
+                         kDeepest, " deep");
     const auto root = load_yaml(text, file);
-    require<ConfigError>(root.IsMap() || root.IsNull(), file, ":1:1: a config is a mapping of options to values");
+    require<ConfigError>(root.IsMap() || root.IsNull(), file,
+                         ":1:1: a config is a mapping of options to values");
     if (root.IsNull()) return;
     check_keys(root, file, 0);
     if (const auto include = root["include"]) {
@@ -154,9 +160,10 @@ struct ConfigFile::Impl {
       for (const auto& name : names) {
         const auto where = place(file, name.Mark());
         require<ConfigError>(name.IsScalar(), where, ": include is a file name or a list of file names");
-        const auto path = (std::filesystem::path(file).parent_path() / name.Scalar()).lexically_normal().string();
-        require<ConfigError>(std::find(open.begin(), open.end(), path) == open.end(), where, ": '", name.Scalar(),
-                             "' includes itself");
+        const auto path =
+            (std::filesystem::path(file).parent_path() / name.Scalar()).lexically_normal().string();
+        require<ConfigError>(std::find(open.begin(), open.end(), path) == open.end(), where, ": '",
+                             name.Scalar(), "' includes itself");
         open.push_back(path);
         std::string text_of_include;
         try {
@@ -176,7 +183,9 @@ ConfigFile::ConfigFile() : impl_(std::make_unique<Impl>()) {}
 ConfigFile::ConfigFile(ConfigFile&&) noexcept = default;
 ConfigFile::~ConfigFile() = default;
 
-ConfigFile ConfigFile::read(const std::string& path) { return parse(read_file(path, kLargestConfig), path); }
+ConfigFile ConfigFile::read(const std::string& path) {
+  return parse(read_file(path, kLargestConfig), path);
+}
 
 ConfigFile ConfigFile::parse(const std::string& text, const std::string& name) {
   ConfigFile config;

@@ -13,7 +13,8 @@ namespace glyptic::experiment {
 
 const std::vector<ExperimentInfo>& experiments() {
   static const std::vector<ExperimentInfo> table{
-      {"classification", "train an image classifier, dense and sparse, extract the small network, measure all",
+      {"classification",
+       "train an image classifier, dense and sparse, extract the small network, measure all",
        [] { return std::unique_ptr<Experiment>(std::make_unique<Classification>()); }},
   };
   return table;
@@ -35,18 +36,22 @@ Options declared(Experiment& experiment) {
 
 std::string option_line(const Option& option) {
   const auto rule = option.rule.text();
-  return str(type_name(option.default_value), ", default ", to_text(option.default_value), rule.empty() ? "" : ", " + rule);
+  return str(type_name(option.default_value), ", default ", to_text(option.default_value),
+             rule.empty() ? "" : ", " + rule);
 }
 
 std::string describe_method(const sparsity::MethodInfo& info) {
-  std::string text = str(info.name, ": ", info.summary, "\n  reference: ", info.reference, "\n  source: ", info.source, "\n");
+  std::string text = str(info.name, ": ", info.summary, "\n  reference: ", info.reference,
+                         "\n  source: ", info.source, "\n");
   if (!info.presets.empty()) text += "  sets (unless given):\n";
-  for (const auto& [leaf, value] : info.presets) text += str("    sparsity.", leaf, ": ", to_text(value), "\n");
+  for (const auto& [leaf, value] : info.presets)
+    text += str("    sparsity.", leaf, ": ", to_text(value), "\n");
   return text;
 }
 
 std::string escaped(std::string text) {  // for a cell of a Markdown table
-  for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.replace(at, 1, "\\|");
+  for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2)
+    text.replace(at, 1, "\\|");
   return text;
 }
 
@@ -55,8 +60,8 @@ std::string escaped(std::string text) {  // for a cell of a Markdown table
 std::unique_ptr<Experiment> make_experiment(const std::string& name) {
   for (const auto& info : experiments())
     if (info.name == name) return info.make();
-  throw ConfigError(str("unknown experiment '", name, "'", did_you_mean(name, experiment_names()), "; known: ",
-                        experiments().front().name));
+  throw ConfigError(str("unknown experiment '", name, "'", did_you_mean(name, experiment_names()),
+                        "; known: ", experiments().front().name));
 }
 
 Loaded load_experiment(const std::string& config_path, const std::vector<std::string>& sets) {
@@ -96,8 +101,8 @@ std::string describe(const std::string& name) {
     if (model != name) continue;
     const auto graph = nn::build_graph(model);
     const auto cost = nn::cost(graph);
-    return str(model, ": ", nn::model_summary(model), "\n  ", cost.parameters, " parameters, ", cost.macs, " MACs at ",
-               shape_string(nn::node_shapes(graph).front()), "\n");
+    return str(model, ": ", nn::model_summary(model), "\n  ", cost.parameters, " parameters, ", cost.macs,
+               " MACs at ", shape_string(nn::node_shapes(graph).front()), "\n");
   }
   std::vector<std::string> known = experiment_names();
   for (const auto& info : sparsity::methods()) known.push_back(info.name);
@@ -113,21 +118,25 @@ std::string describe(const std::string& name) {
       std::string text;
       for (const auto& child : options.children(name)) {
         const auto& full = name + "." + child;
-        if (options.contains(full)) text += str("  ", full, "\n      ", options.at(full).doc, " (", option_line(options.at(full)), ")\n");
+        if (options.contains(full))
+          text +=
+              str("  ", full, "\n      ", options.at(full).doc, " (", option_line(options.at(full)), ")\n");
       }
       return text;
     }
     for (const auto& option : options.list()) known.push_back(option.name);
     for (const auto& group : options.groups()) known.push_back(group.name);
   }
-  throw ArgumentError(str("nothing here is called '", name, "'", did_you_mean(name, known), "; see: glyptic list"));
+  throw ArgumentError(
+      str("nothing here is called '", name, "'", did_you_mean(name, known), "; see: glyptic list"));
 }
 
 std::string list_everything() {
   std::string text = "experiments\n";
   for (const auto& info : experiments()) text += str("  ", info.name, "  ", info.summary, "\n");
   text += "\nsparsity methods\n";
-  for (const auto& info : sparsity::methods()) text += str("  ", info.name, "  ", info.summary, " [", info.source, "]\n");
+  for (const auto& info : sparsity::methods())
+    text += str("  ", info.name, "  ", info.summary, " [", info.source, "]\n");
   text += "\nnetworks\n";
   for (const auto& name : nn::model_names()) text += str("  ", name, "  ", nn::model_summary(name), "\n");
   text += "\ndata sets\n";
@@ -141,10 +150,12 @@ std::string list_everything() {
 
 std::string reference_markdown() {
   std::string text =
-      "# Reference\n\nMade by `glyptic describe --markdown` from the declarations in the code; do not edit.\n\n## Methods\n\n"
+      "# Reference\n\nMade by `glyptic describe --markdown` from the declarations in the code; do not "
+      "edit.\n\n## Methods\n\n"
       "| method | what it does | reference | source |\n|---|---|---|---|\n";
   for (const auto& info : sparsity::methods())
-    text += str("| `", info.name, "` | ", escaped(info.summary), " | ", escaped(info.reference), " | ", info.source, " |\n");
+    text += str("| `", info.name, "` | ", escaped(info.summary), " | ", escaped(info.reference), " | ",
+                info.source, " |\n");
   text += "\nChoosing a method also sets, unless the option is given:\n\n";
   for (const auto& info : sparsity::methods())
     for (const auto& [leaf, value] : info.presets)
@@ -152,7 +163,8 @@ std::string reference_markdown() {
   text += "\n## Networks\n\n| network | what it is | parameters | MACs |\n|---|---|---|---|\n";
   for (const auto& name : nn::model_names()) {
     const auto cost = nn::cost(nn::build_graph(name));
-    text += str("| `", name, "` | ", escaped(nn::model_summary(name)), " | ", cost.parameters, " | ", cost.macs, " |\n");
+    text += str("| `", name, "` | ", escaped(nn::model_summary(name)), " | ", cost.parameters, " | ",
+                cost.macs, " |\n");
   }
   for (const auto& info : experiments()) {
     auto experiment = info.make();
@@ -170,8 +182,9 @@ std::string reference_markdown() {
         text += of.empty() ? "\n" : str("\n### `", of, "`: ", doc, "\n\n");
         text += "| option | type | default | values | meaning |\n|---|---|---|---|---|\n";
       }
-      text += str("| `", option.name, "` | ", type_name(option.default_value), " | `", escaped(to_text(option.default_value)),
-                  "` | ", escaped(option.rule.text()), " | ", escaped(option.doc), " |\n");
+      text += str("| `", option.name, "` | ", type_name(option.default_value), " | `",
+                  escaped(to_text(option.default_value)), "` | ", escaped(option.rule.text()), " | ",
+                  escaped(option.doc), " |\n");
     }
   }
   return text;

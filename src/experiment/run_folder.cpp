@@ -19,13 +19,17 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string reason() { return std::strerror(errno); }
+std::string reason() {
+  return std::strerror(errno);
+}
 
 }  // namespace
 
 RunFolder::RunFolder(std::string path) : path_(std::move(path)) {}
 
-RunFolder::RunFolder(RunFolder&& other) noexcept { *this = std::move(other); }
+RunFolder::RunFolder(RunFolder&& other) noexcept {
+  *this = std::move(other);
+}
 
 RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
   std::swap(path_, other.path_);
@@ -43,8 +47,8 @@ RunFolder RunFolder::create(const std::string& path) {
   require(!path.empty(), "the run folder has no name; give one with --out");
   const fs::path folder(path);
   std::error_code error;
-  require(!fs::exists(folder / "config.yaml", error), "'", path, "' already holds a run; continue it with: glyptic resume ",
-          path, " (or give another --out)");
+  require(!fs::exists(folder / "config.yaml", error), "'", path,
+          "' already holds a run; continue it with: glyptic resume ", path, " (or give another --out)");
   fs::create_directories(folder / "checkpoints", error);
   if (error) throw MissingFileError(str("cannot make the run folder '", path, "': ", error.message()));
   return RunFolder(path);
@@ -61,10 +65,13 @@ void RunFolder::lock() {
   const auto name = file(".lock");
   lock_ = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (lock_ < 0) throw MissingFileError(str("cannot write in the run folder '", path_, "': ", reason()));
-  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_, "'; wait for it or stop it");
+  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_,
+          "'; wait for it or stop it");
 }
 
-std::string RunFolder::file(const std::string& name) const { return (fs::path(path_) / name).string(); }
+std::string RunFolder::file(const std::string& name) const {
+  return (fs::path(path_) / name).string();
+}
 
 bool RunFolder::has(const std::string& name) const {
   std::error_code error;
@@ -93,18 +100,20 @@ int64_t RunFolder::sync_metrics() {
   }
   ::fsync(metrics_);
   struct stat info {};
-  if (::fstat(metrics_, &info) != 0) throw DataError(str("cannot read the length of metrics.jsonl: ", reason()));
+  if (::fstat(metrics_, &info) != 0)
+    throw DataError(str("cannot read the length of metrics.jsonl: ", reason()));
   return info.st_size;
 }
 
 void RunFolder::truncate_metrics(int64_t bytes) {
   const auto name = file("metrics.jsonl");
   if (!has("metrics.jsonl")) {
-    require<DataError>(bytes == 0, "'", name, "' is missing, but the checkpoint knows ", bytes, " bytes of it");
+    require<DataError>(bytes == 0, "'", name, "' is missing, but the checkpoint knows ", bytes,
+                       " bytes of it");
     return;
   }
-  require<DataError>(static_cast<int64_t>(fs::file_size(name)) >= bytes, "'", name, "' is shorter than the ", bytes,
-                     " bytes that the checkpoint knows; it was changed by something else");
+  require<DataError>(static_cast<int64_t>(fs::file_size(name)) >= bytes, "'", name, "' is shorter than the ",
+                     bytes, " bytes that the checkpoint knows; it was changed by something else");
   if (::truncate(name.c_str(), bytes) != 0) throw DataError(str("cannot truncate '", name, "': ", reason()));
 }
 

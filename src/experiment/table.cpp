@@ -13,7 +13,8 @@ using Json = nlohmann::ordered_json;
 
 std::string grouped(double value) {
   auto digits = std::to_string(std::llround(std::abs(value)));
-  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) digits.insert(static_cast<std::size_t>(at), ",");
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
+    digits.insert(static_cast<std::size_t>(at), ",");
   return (value < 0 ? "-" : "") + digits;
 }
 
@@ -47,7 +48,8 @@ std::string cell(const Json& row, const Json& column) {
 
 // Width on a terminal: bytes that continue a UTF-8 character take no column.
 std::size_t columns_of(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 std::string csv_cell(const std::string& text) {
@@ -70,7 +72,8 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
     Json results;
     try {
       results = Json::parse(read_file(path));
-      require<DataError>(results.at("format") == "glyptic results 1", "'", path, "' is not a results file of this version");
+      require<DataError>(results.at("format") == "glyptic results 1", "'", path,
+                         "' is not a results file of this version");
       const auto& own = results.at("columns");
       if (columns.is_null() || own.size() > columns.size()) columns = own;
       for (const auto& row : results.at("rows")) {
@@ -85,8 +88,10 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
       add(str(results.at("data").get<std::string>(), "; ", results.at("model").get<std::string>()));
       for (const auto& row : results.at("rows"))
         if (row.contains("source") && row.value("network", "") == "masked")
-          add(str(row.at("method").get<std::string>(), ": implemented from ", row.at("source").get<std::string>()));
-      if (!results.at("paper").get<std::string>().empty()) add("beside: " + results.at("paper").get<std::string>());
+          add(str(row.at("method").get<std::string>(), ": implemented from ",
+                  row.at("source").get<std::string>()));
+      if (!results.at("paper").get<std::string>().empty())
+        add("beside: " + results.at("paper").get<std::string>());
       for (const auto& text : results.at("differs")) add("differs: " + text.get<std::string>());
     } catch (const Json::exception& error) {
       throw DataError(str("'", path, "' is not a results file: ", error.what()));

@@ -21,7 +21,8 @@ double percentile(std::vector<double> values, double q) {
 }  // namespace
 
 std::vector<Throughput> measure_throughput(const std::vector<std::pair<std::string, nn::Model*>>& networks,
-                                           const std::vector<int64_t>& input_shape, const ThroughputOptions& options) {
+                                           const std::vector<int64_t>& input_shape,
+                                           const ThroughputOptions& options) {
   const c10::InferenceMode inference;
   std::vector<Throughput> result;
   for (auto& [name, network] : networks) {
@@ -48,7 +49,8 @@ std::vector<Throughput> measure_throughput(const std::vector<std::pair<std::stri
     for (int64_t r = 0; r < options.repeats && (r < 5 || slowest < options.seconds); ++r) {
       for (std::size_t i = 0; i < networks.size(); ++i) times[i].push_back(call(i));
       slowest = 0;
-      for (const auto& list : times) slowest = std::max(slowest, std::accumulate(list.begin(), list.end(), 0.0));
+      for (const auto& list : times)
+        slowest = std::max(slowest, std::accumulate(list.begin(), list.end(), 0.0));
     }
     for (std::size_t i = 0; i < networks.size(); ++i) {
       Throughput row;

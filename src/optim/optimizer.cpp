@@ -8,8 +8,10 @@
 namespace glyptic::optim {
 
 void OptimizerOptions::declare(Options& o) {
-  o.field("name", name, "sgd, or adamw (decoupled decay), or adam (decay in the gradient)", one_of({"sgd", "adamw", "adam"}))
-      .with_presets({{"adamw", {{"lr", 1e-3}, {"weight_decay", 1e-2}}}, {"adam", {{"lr", 1e-3}, {"weight_decay", 0.0}}}});
+  o.field("name", name, "sgd, or adamw (decoupled decay), or adam (decay in the gradient)",
+          one_of({"sgd", "adamw", "adam"}))
+      .with_presets({{"adamw", {{"lr", 1e-3}, {"weight_decay", 1e-2}}},
+                     {"adam", {{"lr", 1e-3}, {"weight_decay", 0.0}}}});
   o.field("lr", lr, "base learning rate", at_least(0));
   o.field("momentum", momentum, "sgd: momentum", from_below(0, 1));
   o.field("dampening", dampening, "sgd: dampening of the momentum", between(0, 1));
@@ -19,8 +21,10 @@ void OptimizerOptions::declare(Options& o) {
   o.field("eps", eps, "adam: added to the root of the second moment", above(0));
   o.field("weight_decay", weight_decay, "weight decay, of active weights only", at_least(0));
   o.field("decay_one_dimensional", decay_one_dimensional, "also decay biases and normalisation parameters");
-  o.field("per_weight_step", per_weight_step, "adam: correct bias by each weight's own age since it was grown");
-  o.field("max_grad_norm", max_grad_norm, "clip the norm of the masked gradients to this; 0: off", at_least(0));
+  o.field("per_weight_step", per_weight_step,
+          "adam: correct bias by each weight's own age since it was grown");
+  o.field("max_grad_norm", max_grad_norm, "clip the norm of the masked gradients to this; 0: off",
+          at_least(0));
 }
 
 Optimizer::Optimizer(NamedTensors parameters, OptimizerOptions options)
@@ -30,7 +34,8 @@ Optimizer::Optimizer(NamedTensors parameters, OptimizerOptions options)
           "optimizer.nesterov needs a momentum above 0 and no dampening");
   const auto slot = [&](const char* kind, at::ScalarType type) {
     Slot s{kind, {}};
-    for (const auto& p : parameters_) s.tensors.push_back(at::zeros_like(p.tensor, p.tensor.options().dtype(type).requires_grad(false)));
+    for (const auto& p : parameters_)
+      s.tensors.push_back(at::zeros_like(p.tensor, p.tensor.options().dtype(type).requires_grad(false)));
     slots_.push_back(std::move(s));
   };
   if (options_.name == "sgd") {
@@ -66,8 +71,8 @@ void Optimizer::clip(const std::vector<at::Tensor>& masks) {
 
 void Optimizer::step(const std::vector<at::Tensor>& masks) {
   const at::NoGradGuard no_grad;
-  require(masks.empty() || masks.size() == parameters_.size(), "optimizer step: ", masks.size(), " masks for ",
-          parameters_.size(), " parameters");
+  require(masks.empty() || masks.size() == parameters_.size(), "optimizer step: ", masks.size(),
+          " masks for ", parameters_.size(), " parameters");
   if (options_.max_grad_norm > 0) clip(masks);
   ++steps_;
   // One fused call for each combination of (has a mask, is decayed).
@@ -90,13 +95,22 @@ void Optimizer::step(const std::vector<at::Tensor>& masks) {
       const double decay = decayed ? options_.weight_decay : 0;
       if (options_.name == "sgd") {
         ops::masked_sgd_(weights, grads, state.empty() ? ops::TensorList{} : state[0], keep,
-                         {.lr = lr_, .momentum = options_.momentum, .dampening = options_.dampening,
-                          .weight_decay = decay, .nesterov = options_.nesterov, .first_step = steps_ == 1});
+                         {.lr = lr_,
+                          .momentum = options_.momentum,
+                          .dampening = options_.dampening,
+                          .weight_decay = decay,
+                          .nesterov = options_.nesterov,
+                          .first_step = steps_ == 1});
       } else {
         ops::masked_adamw_(weights, grads, state[0], state[1], keep,
                            options_.per_weight_step ? state[2] : ops::TensorList{},
-                           {.lr = lr_, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps,
-                            .weight_decay = decay, .decoupled = options_.name == "adamw", .step = steps_});
+                           {.lr = lr_,
+                            .beta1 = options_.beta1,
+                            .beta2 = options_.beta2,
+                            .eps = options_.eps,
+                            .weight_decay = decay,
+                            .decoupled = options_.name == "adamw",
+                            .step = steps_});
       }
     }
   }
@@ -124,8 +138,9 @@ void Optimizer::load_state(const NamedTensors& state) {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const auto name = "optimizer." + slot.kind + "." + parameters_[i].name;
       const auto& saved = get(state, name);
-      require(saved.sizes() == slot.tensors[i].sizes(), "'", name, "' has shape ", shape_string(saved.sizes()),
-              " in the checkpoint, but ", shape_string(slot.tensors[i].sizes()), " here");
+      require(saved.sizes() == slot.tensors[i].sizes(), "'", name, "' has shape ",
+              shape_string(saved.sizes()), " in the checkpoint, but ", shape_string(slot.tensors[i].sizes()),
+              " here");
     }
   }
   for (auto& slot : slots_)
@@ -138,19 +153,24 @@ void LrOptions::declare(Options& o) {
   o.field("schedule", schedule, "how the learning rate decays", one_of({"constant", "cosine", "step"}));
   o.field("warmup_epochs", warmup_epochs, "epochs of linear warm-up", at_least(0));
   o.field("min_factor", min_factor, "cosine: factor at the end of the run", between(0, 1));
-  o.field("milestones", milestones, "step: fractions of the run after which the rate is multiplied by gamma", between(0, 1));
+  o.field("milestones", milestones, "step: fractions of the run after which the rate is multiplied by gamma",
+          between(0, 1));
   o.field("gamma", gamma, "step: factor at each milestone", above_to(0, 1));
 }
 
 double lr_factor(const LrOptions& options, int64_t step, int64_t total, int64_t steps_per_epoch) {
-  const auto warmup = static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(steps_per_epoch)));
+  const auto warmup =
+      static_cast<int64_t>(std::llround(options.warmup_epochs * static_cast<double>(steps_per_epoch)));
   if (step <= warmup) return static_cast<double>(step) / static_cast<double>(warmup);
-  const double x = total > warmup ? static_cast<double>(step - 1 - warmup) / static_cast<double>(total - warmup) : 1.0;
-  if (options.schedule == "cosine") return options.min_factor + (1 - options.min_factor) * (1 + std::cos(M_PI * x)) / 2;
+  const double x =
+      total > warmup ? static_cast<double>(step - 1 - warmup) / static_cast<double>(total - warmup) : 1.0;
+  if (options.schedule == "cosine")
+    return options.min_factor + (1 - options.min_factor) * (1 + std::cos(M_PI * x)) / 2;
   if (options.schedule == "step") {
     double factor = 1;
     for (const double milestone : options.milestones)
-      if (static_cast<double>(step - 1) >= milestone * static_cast<double>(total) - 1e-9) factor *= options.gamma;
+      if (static_cast<double>(step - 1) >= milestone * static_cast<double>(total) - 1e-9)
+        factor *= options.gamma;
     return factor;
   }
   return 1;

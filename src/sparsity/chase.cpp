@@ -64,13 +64,15 @@ std::vector<std::vector<int64_t>> rank_channels(const std::vector<ChannelState>&
     const auto* alive = channels[g].alive.data_ptr<bool>();
     for (int64_t j = 0; j < channels[g].group.channels; ++j) {
       if (!alive[j]) continue;
-      require(std::isfinite(value[j]), "the score of channel ", j, " of '", channels[g].group.active, "' is not finite");
+      require(std::isfinite(value[j]), "the score of channel ", j, " of '", channels[g].group.active,
+              "' is not finite");
       entries.push_back({value[j], g, j});
     }
     live += channels[g].live;
     left.push_back(channels[g].live);
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.score < b.score; });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return a.score < b.score; });
   std::vector<std::vector<int64_t>> removed(channels.size());
   for (const auto& entry : entries) {
     if (live <= target) break;
@@ -101,8 +103,9 @@ Chase::Chase(const SparsityOptions& options, const std::vector<Layer>& layers,
     for (const auto& slice : group.passive) usable = usable && masked(slice.tensor);
     if (!usable) continue;  // a layer exempt from masks cannot give up channels
     ChannelState state{group, at::ones({group.channels}, at::kBool), group.channels, 1};
-    state.floor = std::max<int64_t>(1, static_cast<int64_t>(std::floor(
-        static_cast<double>(group.channels) * (1 - o.channel_sparsity) * o.channel_floor + 1e-9)));
+    state.floor = std::max<int64_t>(
+        1, static_cast<int64_t>(std::floor(
+               static_cast<double>(group.channels) * (1 - o.channel_sparsity) * o.channel_floor + 1e-9)));
     smallest += state.floor;
     total_channels_ += group.channels;
     channels_.push_back(std::move(state));
@@ -112,35 +115,45 @@ Chase::Chase(const SparsityOptions& options, const std::vector<Layer>& layers,
     total_channels_ = 0;
     return;
   }
-  require(!channels_.empty(), "channel_sparsity is ", o.channel_sparsity, ", but the network has no group of channels "
-          "that could be removed (a masked layer whose channels only masked layers read); set channel_sparsity to 0");
-  const auto last = static_cast<int64_t>(std::floor(static_cast<double>(total_channels_) * (1 - o.channel_sparsity) + 1e-9));
-  require(smallest <= std::max(last, static_cast<int64_t>(channels_.size())), "channel_floor is ", o.channel_floor,
-          ": the floors keep ", smallest, " of ", total_channels_, " channels, so channel_sparsity ", o.channel_sparsity,
-          " (", last, " channels) is out of reach; at most ",
+  require(!channels_.empty(), "channel_sparsity is ", o.channel_sparsity,
+          ", but the network has no group of channels "
+          "that could be removed (a masked layer whose channels only masked layers read); set "
+          "channel_sparsity to 0");
+  const auto last = static_cast<int64_t>(
+      std::floor(static_cast<double>(total_channels_) * (1 - o.channel_sparsity) + 1e-9));
+  require(smallest <= std::max(last, static_cast<int64_t>(channels_.size())), "channel_floor is ",
+          o.channel_floor, ": the floors keep ", smallest, " of ", total_channels_,
+          " channels, so channel_sparsity ", o.channel_sparsity, " (", last,
+          " channels) is out of reach; at most ",
           1 - static_cast<double>(smallest) / static_cast<double>(total_channels_), " is");
   if (options_.channel_every % o.update_every == 0 && options_.channel_offset % o.update_every == 0)
-    log::warn("channel removals coincide with explorations: channels are judged before their new weights were trained");
+    log::warn(
+        "channel removals coincide with explorations: channels are judged before their new weights were "
+        "trained");
 }
 
 double Chase::channel_rate(int64_t step) const {
   if (options_.channel_schedule == "cosine") {
-    const double x = std::min(1.0, static_cast<double>(step) / static_cast<double>(std::max<int64_t>(channel_end_, 1)));
+    const double x =
+        std::min(1.0, static_cast<double>(step) / static_cast<double>(std::max<int64_t>(channel_end_, 1)));
     return options_.channel_sparsity * (1 - std::cos(M_PI * x)) / 2;
   }
   return cubic_sparsity(step, 0, options_.channel_sparsity, 0, channel_end_);
 }
 
 double Chase::soft_bound(int64_t step) const {
-  const double x = std::min(1.0, static_cast<double>(step) / static_cast<double>(std::max<int64_t>(hard_begin_, 1)));
+  const double x =
+      std::min(1.0, static_cast<double>(step) / static_cast<double>(std::max<int64_t>(hard_begin_, 1)));
   return options_.density + options_.soft_floor +
          (options_.soft_extra - options_.soft_floor) * (1 + std::cos(M_PI * x)) / 2;
 }
 
-// One more removal at T_c itself, where the rate is exactly S_c: the reference stops up to one interval short of it.
+// One more removal at T_c itself, where the rate is exactly S_c: the reference stops up to one interval short
+// of it.
 bool Chase::removal_due(int64_t t) const {
   if (channels_.empty()) return false;
-  return ((t + options_.channel_offset) % options_.channel_every == 0 && t < channel_end_) || t == channel_end_;
+  return ((t + options_.channel_offset) % options_.channel_every == 0 && t < channel_end_) ||
+         t == channel_end_;
 }
 
 bool Chase::exploration_due(int64_t t) const {
@@ -148,7 +161,9 @@ bool Chase::exploration_due(int64_t t) const {
   return t % options_.update_every == 0 || t == options_.total_steps;
 }
 
-bool Chase::due(int64_t t) const { return removal_due(t) || exploration_due(t); }
+bool Chase::due(int64_t t) const {
+  return removal_due(t) || exploration_due(t);
+}
 
 void Chase::update(EventContext& event) {
   const int64_t t = event.step;
@@ -180,7 +195,8 @@ void Chase::remove_channels(EventContext& event) {
   const auto scores = ops::channel_scores(weights, masks, channel_score_from_name(options_.channel_score));
   const auto removed = rank_channels(channels_, scores, target);
 
-  // Row j of the active weight, its bias, input slice j of every reader: mask, weight and optimizer state go to zero.
+  // Row j of the active weight, its bias, input slice j of every reader: mask, weight and optimizer state go
+  // to zero.
   const auto zero = [&](const std::string& name, int64_t dim, const std::vector<int64_t>& at) {
     if (const auto l = find_layer(event.layers, name); l >= 0)
       event.layers[static_cast<std::size_t>(l)].mask.index_fill_(
@@ -201,7 +217,8 @@ void Chase::remove_channels(EventContext& event) {
     channel.live -= static_cast<int64_t>(removed[g].size());
     live -= static_cast<int64_t>(removed[g].size());
     zero(channel.group.active, 0, removed[g]);
-    for (const auto& slice : channel.group.passive) zero(slice.tensor, slice.dim, positions(slice, removed[g]));
+    for (const auto& slice : channel.group.passive)
+      zero(slice.tensor, slice.dim, positions(slice, removed[g]));
     const auto& name = channel.group.active;
     const auto dot = name.rfind("weight");
     if (dot == std::string::npos) continue;
@@ -211,18 +228,21 @@ void Chase::remove_channels(EventContext& event) {
   }
   for (auto& layer : event.layers) layer.active = layer.mask.sum().item<int64_t>();
   if (live > target)
-    log::warn(str("channel removal stopped at ", live, " live channels of ", target, ": every group is at its floor"));
+    log::warn(str("channel removal stopped at ", live, " live channels of ", target,
+                  ": every group is at its floor"));
 }
 
 void Chase::explore_soft(EventContext& event) {
   auto& edit = event.editor;
   edit.set_dead(dead_positions(event.layers));
   const int64_t active = edit.active();
-  const int64_t bound = std::min(total_weights_, static_cast<int64_t>(std::floor(
-      static_cast<double>(total_weights_) * soft_bound(event.step) + 1e-9)));
+  const int64_t bound = std::min(
+      total_weights_,
+      static_cast<int64_t>(std::floor(static_cast<double>(total_weights_) * soft_bound(event.step) + 1e-9)));
   if (options_.scope == "layer_erk") {
     const auto counts = edit.counts();
-    const double share = active > 0 ? static_cast<double>(std::min(target_, active)) / static_cast<double>(active) : 1;
+    const double share =
+        active > 0 ? static_cast<double>(std::min(target_, active)) / static_cast<double>(active) : 1;
     edit.keep(layer_counts(std::vector<double>(counts.size(), share), counts, std::min(target_, active), 0),
               Criterion::magnitude);
   } else {
@@ -275,8 +295,9 @@ void Chase::grow_to(EventContext& event, int64_t count) {
   }
   const int64_t live = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   const double density = std::min(1.0, static_cast<double>(count) / static_cast<double>(live));
-  const auto wanted = layer_counts(layer_densities(shapes, density, {.kind = distribution_from_name(options_.distribution),
-                                                                      .erk_power = options_.erk_power}),
+  const auto wanted = layer_counts(layer_densities(shapes, density,
+                                                   {.kind = distribution_from_name(options_.distribution),
+                                                    .erk_power = options_.erk_power}),
                                    sizes, std::min(count, live), options_.min_per_layer);
   std::vector<int64_t> grow;
   int64_t total = 0;
@@ -285,8 +306,9 @@ void Chase::grow_to(EventContext& event, int64_t count) {
     total += grow.back();
   }
   if (total > missing)  // some layer already holds more than its share, so the others get less than theirs
-    grow = layer_counts(std::vector<double>(sizes.size(), static_cast<double>(missing) / static_cast<double>(total)), grow,
-                        missing, 0);
+    grow = layer_counts(
+        std::vector<double>(sizes.size(), static_cast<double>(missing) / static_cast<double>(total)), grow,
+        missing, 0);
   edit.grow(grow, grow_by);
 }
 
@@ -317,7 +339,8 @@ NamedTensors Chase::liveness() const {
 
 NamedTensors Chase::state() const {
   NamedTensors result;
-  for (const auto& channel : channels_) result.push_back({"alive." + channel.group.active, channel.alive.clone()});
+  for (const auto& channel : channels_)
+    result.push_back({"alive." + channel.group.active, channel.alive.clone()});
   return result;
 }
 
@@ -325,7 +348,8 @@ void Chase::load_state(const NamedTensors& state) {
   for (const auto& channel : channels_) {
     const auto& alive = get(state, "alive." + channel.group.active);
     require(alive.scalar_type() == at::kBool && alive.numel() == channel.group.channels, "liveness of '",
-            channel.group.active, "' has shape ", shape_string(alive.sizes()), ", expected [", channel.group.channels, "]");
+            channel.group.active, "' has shape ", shape_string(alive.sizes()), ", expected [",
+            channel.group.channels, "]");
   }
   for (auto& channel : channels_) {
     channel.alive.copy_(get(state, "alive." + channel.group.active));
@@ -337,13 +361,18 @@ MethodInfo chase_info() {
   using S = std::string;
   MethodInfo info;
   info.name = "chase";
-  info.summary = "channel-aware dynamic sparse training: global exploration, soft memory bound, channel removal";
+  info.summary =
+      "channel-aware dynamic sparse training: global exploration, soft memory bound, channel removal";
   info.reference = "arXiv 2305.19454 (NeurIPS 2023), released code";
   info.source = "released code";
-  info.presets = {{"scope", S("global")},        {"drop_fraction", 0.5}, {"drop_floor", 0.005},
-                  {"drop_rounding", S("ceil")}, {"update_every", int64_t{1000}}};
+  info.presets = {{"scope", S("global")},
+                  {"drop_fraction", 0.5},
+                  {"drop_floor", 0.005},
+                  {"drop_rounding", S("ceil")},
+                  {"update_every", int64_t{1000}}};
   info.needs_groups = true;
-  info.make = [](const SparsityOptions& o, const std::vector<Layer>& layers, const std::vector<nn::ChannelGroup>& groups) {
+  info.make = [](const SparsityOptions& o, const std::vector<Layer>& layers,
+                 const std::vector<nn::ChannelGroup>& groups) {
     return std::unique_ptr<Method>(std::make_unique<Chase>(o, layers, groups));
   };
   return info;

@@ -24,7 +24,8 @@ namespace {
 // p_l: sum over product of all dimensions (ERK), or of the two channel dimensions alone (ER).
 double raw_probability(const LayerShape& layer, const DistributionOptions& options) {
   if (options.kind == Distribution::uniform) return 1.0;
-  const std::size_t dims = options.kind == Distribution::er ? std::min<std::size_t>(2, layer.shape.size()) : layer.shape.size();
+  const std::size_t dims =
+      options.kind == Distribution::er ? std::min<std::size_t>(2, layer.shape.size()) : layer.shape.size();
   double sum = 0, product = 1;
   for (std::size_t i = 0; i < dims; ++i) {
     sum += static_cast<double>(layer.shape[i]);
@@ -48,7 +49,8 @@ std::vector<double> layer_densities(const std::vector<LayerShape>& layers, doubl
   for (const auto& [name, value] : options.custom_density) {
     require(std::find(names.begin(), names.end(), name) != names.end(), "custom_density names '", name,
             "', which is not a prunable tensor", did_you_mean(name, names));
-    require(value > 0 && value <= 1, "custom_density of '", name, "' is ", value, ", expected a number in (0, 1]");
+    require(value > 0 && value <= 1, "custom_density of '", name, "' is ", value,
+            ", expected a number in (0, 1]");
   }
 
   const std::size_t count = layers.size();
@@ -85,7 +87,8 @@ std::vector<double> layer_densities(const std::vector<LayerShape>& layers, doubl
     }
     if (weight == 0) break;  // every layer is dense or custom
     const double eps = wanted / weight;
-    // The relative slack of a few ulps keeps density 1 (eps p = 1 up to rounding) from making layers dense one by one.
+    // The relative slack of a few ulps keeps density 1 (eps p = 1 up to rounding) from making layers dense
+    // one by one.
     if (eps * largest > 1 + 1e-12) {
       for (std::size_t l = 0; l < count; ++l) {
         if (!decided[l] && p[l] == largest) {
@@ -102,7 +105,8 @@ std::vector<double> layer_densities(const std::vector<LayerShape>& layers, doubl
   return densities;
 }
 
-std::vector<double> erk_densities(const std::vector<std::vector<int64_t>>& shapes, double density, double power) {
+std::vector<double> erk_densities(const std::vector<std::vector<int64_t>>& shapes, double density,
+                                  double power) {
   std::vector<LayerShape> layers;
   for (std::size_t l = 0; l < shapes.size(); ++l) layers.push_back({str("layer ", l), shapes[l]});
   return layer_densities(layers, density, {.kind = Distribution::erk, .erk_power = power});
@@ -110,12 +114,14 @@ std::vector<double> erk_densities(const std::vector<std::vector<int64_t>>& shape
 
 std::vector<int64_t> layer_counts(const std::vector<double>& densities, const std::vector<int64_t>& sizes,
                                   int64_t total, int64_t minimum) {
-  require(densities.size() == sizes.size(), "layer_counts: ", densities.size(), " densities for ", sizes.size(), " layers");
+  require(densities.size() == sizes.size(), "layer_counts: ", densities.size(), " densities for ",
+          sizes.size(), " layers");
   const std::size_t count = sizes.size();
   double sum = 0;
   std::vector<double> exact(count);
   for (std::size_t l = 0; l < count; ++l) {
-    require(densities[l] >= 0 && densities[l] <= 1 + 1e-9, "density of layer ", l, " is ", densities[l], ", expected [0, 1]");
+    require(densities[l] >= 0 && densities[l] <= 1 + 1e-9, "density of layer ", l, " is ", densities[l],
+            ", expected [0, 1]");
     exact[l] = densities[l] * static_cast<double>(sizes[l]);
     sum += exact[l];
   }
@@ -132,8 +138,8 @@ std::vector<int64_t> layer_counts(const std::vector<double>& densities, const st
   }
   require(total <= highest, "layer_counts: ", total, " weights asked of layers that hold ", highest);
   total = std::max(total, lowest);
-  // Hand out what is missing to the largest remainders, or take back from the smallest, one at a time; a layer that
-  // was raised to its minimum leaves a surplus that others pay.
+  // Hand out what is missing to the largest remainders, or take back from the smallest, one at a time; a
+  // layer that was raised to its minimum leaves a surplus that others pay.
   while (given != total) {
     const int64_t direction = given < total ? 1 : -1;
     std::size_t best = count;
@@ -147,8 +153,10 @@ std::vector<int64_t> layer_counts(const std::vector<double>& densities, const st
       }
     }
     // Many units at once where the gap allows, so that a far total does not take a loop of millions.
-    const int64_t room = direction > 0 ? sizes[best] - counts[best] : counts[best] - std::min(minimum, sizes[best]);
-    const int64_t step = std::clamp(static_cast<int64_t>(best_gap), int64_t{1}, std::min(room, std::abs(total - given)));
+    const int64_t room =
+        direction > 0 ? sizes[best] - counts[best] : counts[best] - std::min(minimum, sizes[best]);
+    const int64_t step =
+        std::clamp(static_cast<int64_t>(best_gap), int64_t{1}, std::min(room, std::abs(total - given)));
     counts[best] += direction * step;
     given += direction * step;
   }

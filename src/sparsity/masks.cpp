@@ -58,7 +58,8 @@ MaskEditor::Scores MaskEditor::scores(Criterion criterion, const char* purpose) 
     switch (criterion) {
       case Criterion::magnitude:
         result.a.push_back(drop_noise_ > 0 && std::string(purpose) == "dropping"
-                               ? weight.abs() + (drop_noise_ * rng_.child(l).normal(weight.sizes())).to(weight.device())
+                               ? weight.abs() +
+                                     (drop_noise_ * rng_.child(l).normal(weight.sizes())).to(weight.device())
                                : weight);
         break;
       case Criterion::mest:
@@ -66,13 +67,17 @@ MaskEditor::Scores MaskEditor::scores(Criterion criterion, const char* purpose) 
         result.a.push_back(weight);
         result.b.push_back(gradient(l));
         break;
-      case Criterion::gradient: result.a.push_back(gradient(l)); break;
+      case Criterion::gradient:
+        result.a.push_back(gradient(l));
+        break;
       case Criterion::momentum:
         require(!states_[l].state.empty(), purpose, " ranks by momentum, but the optimizer holds none for '",
                 layers_[l].name, "'");
         result.a.push_back(states_[l].state.front());
         break;
-      case Criterion::random: result.a.push_back(weight); break;
+      case Criterion::random:
+        result.a.push_back(weight);
+        break;
     }
   }
   result.args.score = criterion == Criterion::mest     ? ops::Score::mest
@@ -100,8 +105,9 @@ void MaskEditor::select(const std::vector<int64_t>& k, bool global, Criterion cr
     for (std::size_t l = 0; l < layers_.size(); ++l)
       for (const auto* scores : {&by.a, &by.b})
         if (!scores->empty() && !(*scores)[l].isfinite().all().item<bool>())
-          throw DivergenceError(str(growing ? "growing" : "dropping", ": the ", growing ? "gradient" : "weight", " of '",
-                                    layers_[l].name, "' is not finite; lower the learning rate or look for a NaN in the data"));
+          throw DivergenceError(
+              str(growing ? "growing" : "dropping", ": the ", growing ? "gradient" : "weight", " of '",
+                  layers_[l].name, "' is not finite; lower the learning rate or look for a NaN in the data"));
     throw;
   }
   if (growing)
@@ -112,8 +118,8 @@ void MaskEditor::select(const std::vector<int64_t>& k, bool global, Criterion cr
 void MaskEditor::keep(const std::vector<int64_t>& keep, Criterion criterion) {
   const auto now = counts();
   for (std::size_t l = 0; l < now.size(); ++l)
-    require(0 <= keep[l] && keep[l] <= now[l], "cannot keep ", keep[l], " of the ", now[l], " active weights of '",
-            layers_[l].name, "'");
+    require(0 <= keep[l] && keep[l] <= now[l], "cannot keep ", keep[l], " of the ", now[l],
+            " active weights of '", layers_[l].name, "'");
   select(keep, false, criterion, false);
 }
 
@@ -137,7 +143,8 @@ int64_t MaskEditor::grow(const std::vector<int64_t>& grow, Criterion criterion) 
     total += wanted[l];
   }
   if (short_of > 0)
-    log::warn(str("growth wanted ", short_of, " more positions than the live part of their layers has; all of it is active now"));
+    log::warn(str("growth wanted ", short_of,
+                  " more positions than the live part of their layers has; all of it is active now"));
   if (total > 0) select(wanted, false, criterion, true);
   return total;
 }
@@ -146,7 +153,8 @@ int64_t MaskEditor::grow_global(int64_t grow, Criterion criterion) {
   int64_t room = size() - active();
   for (const auto& dead : dead_) room -= dead.sum().item<int64_t>();
   if (grow > room) {
-    log::warn(str("growth wanted ", grow, " positions and only ", room, " live ones are inactive; all of them are active now"));
+    log::warn(str("growth wanted ", grow, " positions and only ", room,
+                  " live ones are inactive; all of them are active now"));
     grow = room;
   }
   if (grow > 0) select({grow}, true, criterion, true);
@@ -162,7 +170,8 @@ MaskEditor::Report MaskEditor::commit() {
     weights.push_back(layers_[l].weight);
     masks.push_back(layers_[l].mask);
     states.push_back(states_[l].state);
-    grown_.push_back(kept_[l].is_same(layers_[l].mask) ? at::Tensor() : kept_[l].logical_and(layers_[l].mask.logical_not()));
+    grown_.push_back(kept_[l].is_same(layers_[l].mask) ? at::Tensor()
+                                                       : kept_[l].logical_and(layers_[l].mask.logical_not()));
   }
   // An untouched mask may be handed in as its own successor; a copy keeps the operator free of aliases.
   for (std::size_t l = 0; l < kept_.size(); ++l)

@@ -28,18 +28,22 @@ class StaticSparse final : public Method {
   void update(EventContext&) override {}
 };
 
-/// Drop and grow the same number: SET (arXiv 1707.04780) with random growth, RigL (arXiv 1911.11134) by |gradient|.
+/// Drop and grow the same number: SET (arXiv 1707.04780) with random growth, RigL (arXiv 1911.11134) by
+/// |gradient|.
 class DynamicSparse final : public Method {
  public:
   explicit DynamicSparse(const SparsityOptions& o)
       : Method(o),
-        drop_fraction_(drop_schedule(o.drop_schedule, o.drop_fraction, o.drop_floor > 0 ? o.total_steps : step_at(o.end, o.total_steps),
+        drop_fraction_(drop_schedule(o.drop_schedule, o.drop_fraction,
+                                     o.drop_floor > 0 ? o.total_steps : step_at(o.end, o.total_steps),
                                      o.drop_floor, o.drop_power)),
         drop_(criterion_from_name(o.drop_criterion, "sparsity.drop_criterion")),
         grow_(criterion_from_name(o.grow_criterion, "sparsity.grow_criterion")) {}
 
+  // A dense network has nothing to exchange, and must train exactly like one.
   bool due(int64_t t) const override {
-    return t % options_.update_every == 0 && t >= step_at(options_.begin, options_.total_steps) &&
+    return options_.density < 1 && t % options_.update_every == 0 &&
+           t >= step_at(options_.begin, options_.total_steps) &&
            t < step_at(options_.end, options_.total_steps);
   }
 
@@ -72,7 +76,9 @@ class DynamicSparse final : public Method {
 class GradualMagnitude final : public Method {
  public:
   explicit GradualMagnitude(const SparsityOptions& o)
-      : Method(o), begin_(step_at(o.prune_begin, o.total_steps)), end_(std::max<int64_t>(1, step_at(o.prune_end, o.total_steps))) {
+      : Method(o),
+        begin_(step_at(o.prune_begin, o.total_steps)),
+        end_(std::max<int64_t>(1, step_at(o.prune_end, o.total_steps))) {
     require(o.initial_sparsity <= 1 - o.density + 1e-12, "sparsity.initial_sparsity is ", o.initial_sparsity,
             ", above the final sparsity ", 1 - o.density);
   }
@@ -91,7 +97,8 @@ class GradualMagnitude final : public Method {
   void update(EventContext& event) override {
     auto& edit = event.editor;
     auto now = options_;
-    now.density = 1 - cubic_sparsity(event.step, options_.initial_sparsity, 1 - options_.density, begin_, end_);
+    now.density =
+        1 - cubic_sparsity(event.step, options_.initial_sparsity, 1 - options_.density, begin_, end_);
     const auto drop = criterion_from_name(options_.drop_criterion, "sparsity.drop_criterion");
     if (options_.scope == "global") {
       const auto target = std::llround(now.density * static_cast<double>(edit.size()));
@@ -144,14 +151,30 @@ std::vector<int64_t> Method::initial_counts(const std::vector<Layer>& layers) co
 const std::vector<MethodInfo>& methods() {
   using S = std::string;
   static const std::vector<MethodInfo> table{
-      {"static", "a random mask that never changes", "baseline; distribution of arXiv 1911.11134, section 3",
-       "released code", {}, maker<StaticSparse>()},
-      {"gmp", "gradual magnitude pruning: cubic sparsity, nothing grows back", "arXiv 1710.01878, equation 1",
-       "released code", {{"scope", S("global")}, {"distribution", S("uniform")}}, maker<GradualMagnitude>()},
-      {"set", "sparse evolutionary training: drop the smallest, grow at random", "arXiv 1707.04780; as in the RigL code",
-       "released code", {{"grow_criterion", S("random")}}, maker<DynamicSparse>()},
-      {"rigl", "drop the smallest, grow where the dense gradient is largest", "arXiv 1911.11134, Algorithm 1",
-       "released code", {{"grow_criterion", S("gradient")}, {"skip_optimizer_on_update", true}}, maker<DynamicSparse>()},
+      {"static",
+       "a random mask that never changes",
+       "baseline; distribution of arXiv 1911.11134, section 3",
+       "released code",
+       {},
+       maker<StaticSparse>()},
+      {"gmp",
+       "gradual magnitude pruning: cubic sparsity, nothing grows back",
+       "arXiv 1710.01878, equation 1",
+       "released code",
+       {{"scope", S("global")}, {"distribution", S("uniform")}},
+       maker<GradualMagnitude>()},
+      {"set",
+       "sparse evolutionary training: drop the smallest, grow at random",
+       "arXiv 1707.04780; as in the RigL code",
+       "released code",
+       {{"grow_criterion", S("random")}},
+       maker<DynamicSparse>()},
+      {"rigl",
+       "drop the smallest, grow where the dense gradient is largest",
+       "arXiv 1911.11134, Algorithm 1",
+       "released code",
+       {{"grow_criterion", S("gradient")}, {"skip_optimizer_on_update", true}},
+       maker<DynamicSparse>()},
       chase_info(),
   };
   return table;

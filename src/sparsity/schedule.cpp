@@ -38,7 +38,8 @@ Schedule drop_schedule(const std::string& name, double alpha, int64_t end, doubl
   if (name == "constant") return constant(alpha);
   if (name == "linear") return linear_decay(alpha, end);
   if (name == "inverse_power") return inverse_power(alpha, end, power);
-  throw ArgumentError(str("drop_schedule is '", name, "', expected one of cosine, constant, linear, inverse_power",
+  throw ArgumentError(str("drop_schedule is '", name,
+                          "', expected one of cosine, constant, linear, inverse_power",
                           did_you_mean(name, {"cosine", "constant", "linear", "inverse_power"})));
 }
 

@@ -10,7 +10,8 @@ namespace glyptic::sparsity {
 
 namespace {
 
-// Weights under control, so that two engines cannot fight over one. A tensor's identity is its implementation.
+// Weights under control, so that two engines cannot fight over one. A tensor's identity is its
+// implementation.
 struct Controlled {
   std::mutex mutex;
   std::set<const void*> tensors;
@@ -25,7 +26,8 @@ at::Tensor pack_bits(const at::Tensor& mask) {
   auto packed = at::zeros({(flat.numel() + 7) / 8}, at::kByte);
   const auto* in = flat.data_ptr<uint8_t>();
   auto* out = packed.data_ptr<uint8_t>();
-  for (int64_t i = 0; i < flat.numel(); ++i) out[i / 8] = static_cast<uint8_t>(out[i / 8] | (in[i] << (i % 8)));
+  for (int64_t i = 0; i < flat.numel(); ++i)
+    out[i / 8] = static_cast<uint8_t>(out[i / 8] | (in[i] << (i % 8)));
   return packed;
 }
 
@@ -42,11 +44,13 @@ const std::string kPrefix = "sparsity.";
 
 }  // namespace
 
-std::vector<std::string> select_layers(const std::vector<std::string>& prunable, const SparsityOptions& options) {
+std::vector<std::string> select_layers(const std::vector<std::string>& prunable,
+                                       const SparsityOptions& options) {
   std::vector<std::string> selected;
   std::set<std::string> unused(options.exclude.begin(), options.exclude.end());
   for (std::size_t i = 0; i < prunable.size(); ++i) {
-    bool out = (options.first_layer_dense && i == 0) || (options.last_layer_dense && i + 1 == prunable.size());
+    bool out =
+        (options.first_layer_dense && i == 0) || (options.last_layer_dense && i + 1 == prunable.size());
     for (const auto& pattern : options.exclude) {
       if (fnmatch(pattern.c_str(), prunable[i].c_str(), 0) == 0) {
         out = true;
@@ -61,8 +65,8 @@ std::vector<std::string> select_layers(const std::vector<std::string>& prunable,
   return selected;
 }
 
-Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& prunable, SparsityOptions options,
-                       std::vector<nn::ChannelGroup> groups)
+Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& prunable,
+                       SparsityOptions options, std::vector<nn::ChannelGroup> groups)
     : options_(std::move(options)), parameters_(std::move(parameters)) {
   const at::NoGradGuard no_grad;
   options_.check();
@@ -120,7 +124,9 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
   apply_masks();
 }
 
-Sparsifier::~Sparsifier() { remove(); }
+Sparsifier::~Sparsifier() {
+  remove();
+}
 
 void Sparsifier::remove() {
   if (removed_) return;
@@ -181,7 +187,8 @@ void Sparsifier::end_step(const std::vector<ParameterState>& states, bool masked
   ops::mask_apply_(tensors, masks);
 }
 
-// Sums gradients over the last `score_steps` steps before an event. The next event is found by asking the method.
+// Sums gradients over the last `score_steps` steps before an event. The next event is found by asking the
+// method.
 void Sparsifier::accumulate(const std::vector<ParameterState>& states) {
   const int64_t now = step_ + 1;
   bool near = false;
@@ -208,7 +215,8 @@ void Sparsifier::update_masks(const std::vector<ParameterState>& states) {
     }
     reduce_scores(grads);
   }
-  MaskEditor editor(layers_, by_layer, RngStream(options_.seed, "sparsity/event").child(static_cast<uint64_t>(step_)),
+  MaskEditor editor(layers_, by_layer,
+                    RngStream(options_.seed, "sparsity/event").child(static_cast<uint64_t>(step_)),
                     options_.mest_lambda, options_.drop_noise);
   EventContext event{step_, editor, layers_, by_layer, parameters_, states};
   method_->update(event);
@@ -231,11 +239,13 @@ void Sparsifier::initialize_grown(const MaskEditor& editor, const std::vector<Pa
     auto& layer = layers_[l];
     const auto old = layer.mask.logical_and(grown.logical_not());
     if (values) {
-      const RngStream rng = RngStream(options_.seed, "sparsity/grow").child(static_cast<uint64_t>(step_)).child(l);
+      const RngStream rng =
+          RngStream(options_.seed, "sparsity/grow").child(static_cast<uint64_t>(step_)).child(l);
       const auto kept = layer.weight.masked_select(old);
       at::Tensor value;
       if (options_.grow_init == "random_normal") {
-        value = rng.normal(layer.weight.sizes()).to(layer.weight.device()) * (kept.numel() > 1 ? kept.std() : at::zeros({}, kept.options()));
+        value = rng.normal(layer.weight.sizes()).to(layer.weight.device()) *
+                (kept.numel() > 1 ? kept.std() : at::zeros({}, kept.options()));
       } else if (options_.grow_init == "random_uniform") {
         value = rng.uniform_tensor(layer.weight.sizes(), -1, 1).to(layer.weight.device()) *
                 (kept.numel() > 0 ? kept.abs().mean() : at::zeros({}, kept.options()));
@@ -256,7 +266,8 @@ void Sparsifier::initialize_grown(const MaskEditor& editor, const std::vector<Pa
 
 std::vector<at::Tensor> Sparsifier::parameter_masks() const {
   std::vector<at::Tensor> result;
-  for (const auto l : layer_of_parameter_) result.push_back(l == std::string::npos ? at::Tensor() : layers_[l].mask);
+  for (const auto l : layer_of_parameter_)
+    result.push_back(l == std::string::npos ? at::Tensor() : layers_[l].mask);
   return result;
 }
 
@@ -303,7 +314,8 @@ NamedTensors Sparsifier::state() const {
     result.push_back({kPrefix + "explored." + layers_[l].name, pack_bits(explored_[l])});
     if (!score_sums_.empty()) result.push_back({kPrefix + "scores." + layers_[l].name, score_sums_[l]});
   }
-  for (const auto& entry : method_->state()) result.push_back({kPrefix + "method." + entry.name, entry.tensor});
+  for (const auto& entry : method_->state())
+    result.push_back({kPrefix + "method." + entry.name, entry.tensor});
   return result;
 }
 
@@ -313,26 +325,29 @@ void Sparsifier::load_state(const NamedTensors& state) {
   for (const auto& layer : layers_) {
     for (const char* kind : {"mask.", "explored."}) {
       const auto* packed = find(state, kPrefix + kind + layer.name);
-      require(packed != nullptr, "the saved state has no mask for '", layer.name, "'; it belongs to another network");
-      require(packed->scalar_type() == at::kByte && packed->numel() == (layer.size() + 7) / 8, "the saved mask of '",
-              layer.name, "' holds ", packed->numel(), " bytes, but shape ", shape_string(layer.weight.sizes()), " needs ",
-              (layer.size() + 7) / 8);
+      require(packed != nullptr, "the saved state has no mask for '", layer.name,
+              "'; it belongs to another network");
+      require(packed->scalar_type() == at::kByte && packed->numel() == (layer.size() + 7) / 8,
+              "the saved mask of '", layer.name, "' holds ", packed->numel(), " bytes, but shape ",
+              shape_string(layer.weight.sizes()), " needs ", (layer.size() + 7) / 8);
     }
     const auto* sums = find(state, kPrefix + "scores." + layer.name);
-    require(sums == nullptr || sums->sizes() == layer.weight.sizes(), "the saved score of '", layer.name, "' has shape ",
-            sums ? shape_string(sums->sizes()) : "", ", expected ", shape_string(layer.weight.sizes()));
+    require(sums == nullptr || sums->sizes() == layer.weight.sizes(), "the saved score of '", layer.name,
+            "' has shape ", sums ? shape_string(sums->sizes()) : "", ", expected ",
+            shape_string(layer.weight.sizes()));
   }
   for (const auto& entry : state) {
     const std::string start = kPrefix + "mask.";
     if (entry.name.rfind(start, 0) != 0) continue;
     const auto name = entry.name.substr(start.size());
-    require(std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) { return layer.name == name; }),
-            "the saved state has a mask for '", name, "', which is not prunable here");
+    require(
+        std::any_of(layers_.begin(), layers_.end(), [&](const Layer& layer) { return layer.name == name; }),
+        "the saved state has a mask for '", name, "', which is not prunable here");
   }
   const auto& counters = get(state, kPrefix + "step");
   const auto& events = get(state, kPrefix + "events");
-  require(counters.numel() == 2 && counters.scalar_type() == at::kLong && events.dim() == 2 && events.size(1) == 5 &&
-              events.scalar_type() == at::kLong,
+  require(counters.numel() == 2 && counters.scalar_type() == at::kLong && events.dim() == 2 &&
+              events.size(1) == 5 && events.scalar_type() == at::kLong,
           "the saved state's step or events have the wrong shape");
   NamedTensors of_method;
   for (const auto& entry : state) {

@@ -6,13 +6,15 @@
 
 namespace glyptic::sparsity {
 
-at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure, int64_t micro_batches) {
+at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure,
+                int64_t micro_batches) {
   require(micro_batches >= 1, "step: micro_batches is ", micro_batches, ", expected at least 1");
   optimizer.zero_grad();
   at::Tensor mean;
   for (int64_t i = 0; i < micro_batches; ++i) {
     auto loss = closure();
-    require(loss.defined() && loss.requires_grad(), "step: the closure must return a loss that depends on the weights");
+    require(loss.defined() && loss.requires_grad(),
+            "step: the closure must return a loss that depends on the weights");
     if (loss.dim() > 0) loss = loss.mean();
     if (loss.is_cpu())
       require<DivergenceError>(std::isfinite(loss.item<double>()), "the loss is ", loss.item<double>(),

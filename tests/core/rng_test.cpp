@@ -59,7 +59,9 @@ TEST(RngStream, NormalHasItsMoments) {
   EXPECT_TRUE(at::equal(x.slice(0, 0, 100), RngStream(3, "n").normal({100})));
 }
 
-TEST(RngStream, SampleRefusesTooMany) { EXPECT_THROW(RngStream(1, "s").sample(3, 4), ArgumentError); }
+TEST(RngStream, SampleRefusesTooMany) {
+  EXPECT_THROW(RngStream(1, "s").sample(3, 4), ArgumentError);
+}
 
 TEST(DidYouMean, FindsTypos) {
   EXPECT_EQ(did_you_mean("densty", {"density", "drop_fraction"}), "; did you mean 'density'?");

@@ -1,6 +1,6 @@
-// Errors. Every exception that Glyptic throws on purpose derives from `glyptic::Error`; its message says what is
-// wrong, where (file:line:column, tensor name and shape) and how to mend it, on one line. The command line prints
-// that line and exits with `exit_code()`; Python sees the exception class named beside each type.
+// Errors. Every exception that Glyptic throws on purpose derives from `glyptic::Error`; its message says what
+// is wrong, where (file:line:column, tensor name and shape) and how to mend it, on one line. The command line
+// prints that line and exits with `exit_code()`; Python sees the exception class named beside each type.
 #pragma once
 
 #include <sstream>
@@ -34,7 +34,8 @@ struct ArgumentError : Error {
   explicit ArgumentError(const std::string& message) : Error(message, kExitUsage) {}
 };
 
-/// A config file, `--set` or keyword that does not fit its declaration. Python: `glyptic.ConfigError`, a `ValueError`.
+/// A config file, `--set` or keyword that does not fit its declaration. Python: `glyptic.ConfigError`, a
+/// `ValueError`.
 struct ConfigError : Error {
   explicit ConfigError(const std::string& message) : Error(message, kExitUsage) {}
 };
@@ -44,7 +45,8 @@ struct DataError : Error {
   explicit DataError(const std::string& message) : Error(message, kExitData) {}
 };
 
-/// A file or folder that is not there or cannot be opened. Python: `glyptic.MissingFileError`, a `FileNotFoundError`.
+/// A file or folder that is not there or cannot be opened. Python: `glyptic.MissingFileError`, a
+/// `FileNotFoundError`.
 struct MissingFileError : Error {
   explicit MissingFileError(const std::string& message) : Error(message, kExitData) {}
 };
@@ -70,7 +72,8 @@ std::string str(const Args&... args) {
 /// Throws `E` with the joined message unless `condition` holds.
 template <class E = ArgumentError, class... Args>
 void require(bool condition, const Args&... args) {
-  if (!condition) [[unlikely]] throw E(str(args...));
+  if (!condition) [[unlikely]]
+    throw E(str(args...));
 }
 
 }  // namespace glyptic

@@ -1,7 +1,7 @@
-// Logging and progress on one terminal. spdlog does the work; this header keeps it (and its fmt, which clashes
-// with the one that torch ships) out of every other file. A progress bar and log lines share one lock, so neither
-// tears the other: the bar is erased, the line printed, the bar drawn again. Where standard error is not a
-// terminal there is no bar, and progress is an occasional plain line.
+// Logging and progress on one terminal. spdlog does the work; this header keeps it (and its fmt, which
+// clashes with the one that torch ships) out of every other file. A progress bar and log lines share one
+// lock, so neither tears the other: the bar is erased, the line printed, the bar drawn again. Where standard
+// error is not a terminal there is no bar, and progress is an occasional plain line.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,14 @@ void error(const std::string& message);
 void set_level(Level level);
 Level level();
 
-/// Also writes to `path` (appending) until closed; a previous file is closed first. MissingFileError if it cannot.
+/// Also writes to `path` (appending) until closed; a previous file is closed first. MissingFileError if it
+/// cannot.
 void open_file(const std::string& path);
 void close_file();
 void flush();
 
-/// One bar. `update` may be called from any thread, as often as one likes: it redraws at most ten times a second
-/// on a terminal, and prints a line at most every `plain_seconds` elsewhere.
+/// One bar. `update` may be called from any thread, as often as one likes: it redraws at most ten times a
+/// second on a terminal, and prints a line at most every `plain_seconds` elsewhere.
 class Progress {
  public:
   Progress(std::string label, int64_t total, double plain_seconds = 15.0);

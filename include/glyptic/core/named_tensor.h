@@ -1,5 +1,5 @@
-// A name and a tensor: the one thing that a C++ module, a Python module and a checkpoint can all give, and the
-// only thing that methods are written over.
+// A name and a tensor: the one thing that a C++ module, a Python module and a checkpoint can all give, and
+// the only thing that methods are written over.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -28,8 +28,9 @@ std::string shape_string(at::IntArrayRef sizes);
 /// ArgumentError unless names are unique and every tensor is defined.
 void check_names(const NamedTensors& tensors, const char* what);
 
-/// A contiguous copy in storage that torch's own allocator aligned. Matrix products change bits when an operand is
-/// not 16-byte aligned, so whatever came from a mapped file or a slice passes through here before it is trained on.
+/// A contiguous copy in storage that torch's own allocator aligned. Matrix products change bits when an
+/// operand is not 16-byte aligned, so whatever came from a mapped file or a slice passes through here before
+/// it is trained on.
 at::Tensor aligned_copy(const at::Tensor& tensor);
 
 /// The candidates closest to `word` by edit distance, best first, none when nothing is near ("did you mean").

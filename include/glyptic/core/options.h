@@ -5,9 +5,10 @@
 //     void declare(Options& o) { o.field("lr", lr, "learning rate", above(0)); }
 //   };
 //
-// and from that one list come reading YAML with file:line:column errors, `--set optimizer.lr=0.05`, Python keyword
-// arguments, `glyptic describe`, the resolved config of a run folder, and the reference page. The default is the
-// value that the member has when `declare` is called; the name is the key; the type is the member's type.
+// and from that one list come reading YAML with file:line:column errors, `--set optimizer.lr=0.05`, Python
+// keyword arguments, `glyptic describe`, the resolved config of a run folder, and the reference page. The
+// default is the value that the member has when `declare` is called; the name is the key; the type is the
+// member's type.
 #pragma once
 
 #include <cstdint>
@@ -42,9 +43,9 @@ struct Rule {
 };
 Rule above(double low);
 Rule at_least(double low);
-Rule between(double low, double high);         ///< [low, high]
-Rule above_to(double low, double high);        ///< (low, high]
-Rule from_below(double low, double high);      ///< [low, high)
+Rule between(double low, double high);     ///< [low, high]
+Rule above_to(double low, double high);    ///< (low, high]
+Rule from_below(double low, double high);  ///< [low, high)
 Rule one_of(std::vector<std::string> choices);
 
 /// Values that choosing a word brings with it: option (in the same group) and value.
@@ -81,8 +82,8 @@ class Options {
     return *this;
   }
 
-  /// Choosing one of `presets` also sets what is listed there, except where somebody gave a value (in any order).
-  /// Belongs to the field declared last, which holds a string.
+  /// Choosing one of `presets` also sets what is listed there, except where somebody gave a value (in any
+  /// order). Belongs to the field declared last, which holds a string.
   Options& with_presets(std::map<std::string, Preset> presets) {
     options_.back().presets = std::move(presets);
     return *this;
@@ -99,9 +100,9 @@ class Options {
     return *this;
   }
 
-  /// Sets one option. `where` ("chase.yaml:12:5", "--set", "keyword") starts the message of the ConfigError that
-  /// names an unknown option (with did-you-mean), a wrong type or a value out of range. Integers are taken for
-  /// floats, a single value for a list of one.
+  /// Sets one option. `where` ("chase.yaml:12:5", "--set", "keyword") starts the message of the ConfigError
+  /// that names an unknown option (with did-you-mean), a wrong type or a value out of range. Integers are
+  /// taken for floats, a single value for a list of one.
   void set(const std::string& name, const Value& value, const std::string& where);
   /// Checks one value without setting it.
   static Value convert(const Option& option, const Value& value, const std::string& where);
@@ -116,9 +117,10 @@ class Options {
 
  private:
   template <class T>
-  using Wide = std::conditional_t<
-      std::is_same_v<T, bool>, bool,
-      std::conditional_t<std::is_integral_v<T>, int64_t, std::conditional_t<std::is_floating_point_v<T>, double, T>>>;
+  using Wide =
+      std::conditional_t<std::is_same_v<T, bool>, bool,
+                         std::conditional_t<std::is_integral_v<T>, int64_t,
+                                            std::conditional_t<std::is_floating_point_v<T>, double, T>>>;
   template <class T>
   static Wide<T> widen(const T& member) {
     return static_cast<Wide<T>>(member);

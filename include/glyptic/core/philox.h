@@ -1,6 +1,7 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011). A number is a pure function of (seed, stream, index), so any thread, device or order of use draws the
-// same bits, and nothing but the index has to be saved to resume. Header-only, no torch, usable in CUDA kernels.
+// SC 2011). A number is a pure function of (seed, stream, index), so any thread, device or order of use draws
+// the same bits, and nothing but the index has to be saved to resume. Header-only, no torch, usable in CUDA
+// kernels.
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,8 @@
 //   RngStream rng(seed, "loader/shuffle");
 //   auto order = rng.child(epoch).permutation(n);
 //
-// Two streams with different names are independent; a stream has no hidden state, so the order in which streams
-// are used, and by how many threads, cannot change what any of them returns.
+// Two streams with different names are independent; a stream has no hidden state, so the order in which
+// streams are used, and by how many threads, cannot change what any of them returns.
 #pragma once
 
 #include <ATen/core/Tensor.h>

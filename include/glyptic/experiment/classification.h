@@ -1,5 +1,5 @@
-// Image classification, the experiment behind the sparse-training tables: train a network (and, for comparison, the
-// same one dense), extract the small dense network, measure all of them, and write one table.
+// Image classification, the experiment behind the sparse-training tables: train a network (and, for
+// comparison, the same one dense), extract the small dense network, measure all of them, and write one table.
 #pragma once
 
 #include "glyptic/data/loader.h"

@@ -12,15 +12,16 @@ namespace glyptic::experiment {
 /// A config file, parsed but not yet matched against a declaration.
 class ConfigFile {
  public:
-  /// MissingFileError, or ConfigError "file:line:column: ..." for anything that is not a YAML mapping of sane size,
-  /// a key given twice, or an include that is missing or runs in a circle.
+  /// MissingFileError, or ConfigError "file:line:column: ..." for anything that is not a YAML mapping of sane
+  /// size, a key given twice, or an include that is missing or runs in a circle.
   static ConfigFile read(const std::string& path);
   static ConfigFile parse(const std::string& text, const std::string& name);
 
   /// A top-level word such as `experiment`, "" when the file does not have it.
   std::string word(const std::string& key) const;
 
-  /// Sets every option that the file names; unknown keys, wrong types and ranges are ConfigErrors with a position.
+  /// Sets every option that the file names; unknown keys, wrong types and ranges are ConfigErrors with a
+  /// position.
   void apply(Options& options) const;
 
   ConfigFile(ConfigFile&&) noexcept;

@@ -1,5 +1,5 @@
-// What the command line runs. An experiment declares its options, checks them, and runs inside a run folder, from
-// the start or from the folder's last checkpoint.
+// What the command line runs. An experiment declares its options, checks them, and runs inside a run folder,
+// from the start or from the folder's last checkpoint.
 #pragma once
 
 #include <atomic>
@@ -48,7 +48,8 @@ struct Loaded {
 Loaded load_experiment(const std::string& config_path, const std::vector<std::string>& sets);
 
 /// The rows of results.json as an aligned table (Markdown), with what differs from the paper below it.
-std::string results_table(const std::vector<std::string>& results_json_paths, const std::string& format = "markdown");
+std::string results_table(const std::vector<std::string>& results_json_paths,
+                          const std::string& format = "markdown");
 
 /// Markdown reference of every experiment, option and method.
 std::string reference_markdown();

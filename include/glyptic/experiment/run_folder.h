@@ -1,9 +1,10 @@
-// The folder of a run. Everything that is written later is either appended to `metrics.jsonl` and `log.txt` or
-// appears whole (temporary file, fsync, rename), so that a run killed at any moment leaves a folder that resumes.
+// The folder of a run. Everything that is written later is either appended to `metrics.jsonl` and `log.txt`
+// or appears whole (temporary file, fsync, rename), so that a run killed at any moment leaves a folder that
+// resumes.
 //
-//   config.yaml        the resolved config          metrics.jsonl   one JSON object a line, no wall-clock times
-//   environment.json   versions, threads, machine   results.json    the table's rows, when the run is done
-//   log.txt            log lines with times         checkpoints/    *.safetensors
+//   config.yaml        the resolved config          metrics.jsonl   one JSON object a line, no wall-clock
+//   times environment.json   versions, threads, machine   results.json    the table's rows, when the run is
+//   done log.txt            log lines with times         checkpoints/    *.safetensors
 #pragma once
 
 #include <memory>
@@ -13,8 +14,8 @@ namespace glyptic::experiment {
 
 class RunFolder {
  public:
-  /// Makes the folder. ArgumentError when it already holds a run (`resume` continues one), MissingFileError when it
-  /// cannot be made or written.
+  /// Makes the folder. ArgumentError when it already holds a run (`resume` continues one), MissingFileError
+  /// when it cannot be made or written.
   static RunFolder create(const std::string& path);
   /// Opens the folder of a run. MissingFileError when it holds none.
   static RunFolder open(const std::string& path);

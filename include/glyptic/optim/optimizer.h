@@ -1,5 +1,5 @@
-// SGD and AdamW as fused masked steps, for the C++ API and the command line. (In Python any torch.optim optimizer
-// does; see glyptic.sparsity.)
+// SGD and AdamW as fused masked steps, for the C++ API and the command line. (In Python any torch.optim
+// optimizer does; see glyptic.sparsity.)
 #pragma once
 
 #include <memory>
@@ -22,8 +22,8 @@ struct OptimizerOptions {
   double eps = 1e-8;
   double weight_decay = 5e-4;
   bool decay_one_dimensional = true;  ///< false: biases and normalisation parameters are not decayed
-  bool per_weight_step = false;       ///< adam: bias correction by each weight's own age (spec 1.6, grow_state)
-  double max_grad_norm = 0.0;         ///< clip the norm of the masked gradients; 0: off
+  bool per_weight_step = false;  ///< adam: bias correction by each weight's own age (spec 1.6, grow_state)
+  double max_grad_norm = 0.0;    ///< clip the norm of the masked gradients; 0: off
   void declare(Options& options);
 };
 
@@ -31,8 +31,9 @@ class Optimizer {
  public:
   Optimizer(NamedTensors parameters, OptimizerOptions options);
 
-  /// One step from the parameters' `.grad`, which stays intact (except for clipping, which scales it). `masks`, when
-  /// given, has one entry per parameter, undefined where everything is kept; off-mask weights and state end up zero.
+  /// One step from the parameters' `.grad`, which stays intact (except for clipping, which scales it).
+  /// `masks`, when given, has one entry per parameter, undefined where everything is kept; off-mask weights
+  /// and state end up zero.
   void step(const std::vector<at::Tensor>& masks = {});
   void zero_grad();
 
@@ -42,7 +43,8 @@ class Optimizer {
   const NamedTensors& parameters() const { return parameters_; }
   const OptimizerOptions& options() const { return options_; }
 
-  /// State tensors of parameter `index`, of its own shape: momentum, or first and second moment (and weight steps).
+  /// State tensors of parameter `index`, of its own shape: momentum, or first and second moment (and weight
+  /// steps).
   std::vector<at::Tensor> state_of(std::size_t index) const;
   /// Named "optimizer.<kind>.<parameter>", plus "optimizer.steps".
   NamedTensors state() const;
@@ -51,8 +53,8 @@ class Optimizer {
 
  private:
   struct Slot {
-    std::string kind;                  ///< "momentum", "exp_avg", ...
-    std::vector<at::Tensor> tensors;   ///< per parameter
+    std::string kind;                 ///< "momentum", "exp_avg", ...
+    std::vector<at::Tensor> tensors;  ///< per parameter
   };
   void clip(const std::vector<at::Tensor>& masks);
 

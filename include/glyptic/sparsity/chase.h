@@ -1,7 +1,7 @@
-// Chase: channel-aware dynamic sparse training (arXiv 2305.19454, NeurIPS 2023; the rules are those of the released
-// code, of which the paper's method section was not at hand). Unstructured dynamic sparse training with a global
-// drop and grow and a soft memory bound; meanwhile the channels that it leaves sparse are removed for good, so that
-// the network at the end is a smaller dense-shaped one.
+// Chase: channel-aware dynamic sparse training (arXiv 2305.19454, NeurIPS 2023; the rules are those of the
+// released code, of which the paper's method section was not at hand). Unstructured dynamic sparse training
+// with a global drop and grow and a soft memory bound; meanwhile the channels that it leaves sparse are
+// removed for good, so that the network at the end is a smaller dense-shaped one.
 #pragma once
 
 #include <vector>
@@ -13,19 +13,21 @@ namespace glyptic::sparsity {
 /// Channels of one group: rows of the active weight, read as input slices by the passive ones.
 struct ChannelState {
   nn::ChannelGroup group;
-  at::Tensor alive;   ///< bool [C] on the CPU
+  at::Tensor alive;  ///< bool [C] on the CPU
   int64_t live = 0;
   int64_t floor = 1;  ///< m_a = max(1, floor(C (1 - S_c) beta))
 };
 
-/// Removes the channels with the smallest score, over all groups at once, until `target` are left in total; a group
-/// never falls below its floor. Returns, per group, the channels that go. Ties: group order, then index.
+/// Removes the channels with the smallest score, over all groups at once, until `target` are left in total; a
+/// group never falls below its floor. Returns, per group, the channels that go. Ties: group order, then
+/// index.
 std::vector<std::vector<int64_t>> rank_channels(const std::vector<ChannelState>& channels,
                                                 const std::vector<at::Tensor>& scores, int64_t target);
 
 class Chase final : public Method {
  public:
-  Chase(const SparsityOptions& options, const std::vector<Layer>& layers, const std::vector<nn::ChannelGroup>& groups);
+  Chase(const SparsityOptions& options, const std::vector<Layer>& layers,
+        const std::vector<nn::ChannelGroup>& groups);
 
   bool due(int64_t step) const override;
   void update(EventContext& event) override;

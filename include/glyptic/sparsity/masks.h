@@ -1,5 +1,5 @@
-// What a mask event sees and may do. The engine opens a `MaskEditor` on the network, a method edits, the engine
-// commits once: weights and optimizer state follow the masks in one pass.
+// What a mask event sees and may do. The engine opens a `MaskEditor` on the network, a method edits, the
+// engine commits once: weights and optimizer state follow the masks in one pass.
 #pragma once
 
 #include <functional>
@@ -12,7 +12,8 @@
 
 namespace glyptic::sparsity {
 
-/// A prunable tensor and its mask (bool, same shape, true keeps). Invariant after every step: weight == weight * mask.
+/// A prunable tensor and its mask (bool, same shape, true keeps). Invariant after every step: weight ==
+/// weight * mask.
 struct Layer {
   std::string name;
   at::Tensor weight;
@@ -21,8 +22,8 @@ struct Layer {
   int64_t size() const { return weight.numel(); }
 };
 
-/// What belongs to one parameter at one step (the optimizer boundary): its gradient, undefined when there is none,
-/// and the optimizer's tensors of the parameter's own shape.
+/// What belongs to one parameter at one step (the optimizer boundary): its gradient, undefined when there is
+/// none, and the optimizer's tensors of the parameter's own shape.
 struct ParameterState {
   at::Tensor grad;
   std::vector<at::Tensor> state;
@@ -35,8 +36,8 @@ Criterion criterion_from_name(const std::string& name, const char* option);
 class MaskEditor {
  public:
   /// `states[l]` belongs to layers[l]; `dead[l]`, when not empty, marks positions that may never be active.
-  MaskEditor(std::vector<Layer>& layers, const std::vector<ParameterState>& states, RngStream rng, double lambda,
-             double drop_noise);
+  MaskEditor(std::vector<Layer>& layers, const std::vector<ParameterState>& states, RngStream rng,
+             double lambda, double drop_noise);
 
   const std::vector<Layer>& layers() const { return layers_; }
   std::vector<int64_t> counts() const;  ///< active per layer, edits so far included
@@ -49,9 +50,9 @@ class MaskEditor {
   /// Prunes each layer down to its `keep[l]` best active positions, or all of them together to `keep`.
   void keep(const std::vector<int64_t>& keep, Criterion criterion);
   void keep_global(int64_t keep, Criterion criterion);
-  /// Activates the `grow[l]` best of each layer's inactive live positions, or `grow` over all layers. Positions
-  /// dropped a moment ago are candidates too: regrown, they keep weight and state. Returns how many grew, fewer
-  /// only where candidates run out (with a warning).
+  /// Activates the `grow[l]` best of each layer's inactive live positions, or `grow` over all layers.
+  /// Positions dropped a moment ago are candidates too: regrown, they keep weight and state. Returns how many
+  /// grew, fewer only where candidates run out (with a warning).
   int64_t grow(const std::vector<int64_t>& grow, Criterion criterion);
   int64_t grow_global(int64_t grow, Criterion criterion);
 

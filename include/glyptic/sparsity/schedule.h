@@ -19,7 +19,8 @@ Schedule inverse_power(double alpha, int64_t end, double power);
 /// By name: cosine, constant, linear, inverse_power. ArgumentError with did-you-mean otherwise.
 Schedule drop_schedule(const std::string& name, double alpha, int64_t end, double floor, double power);
 
-/// Gradual sparsity (Zhu and Gupta, arXiv 1710.01878, eq. 1): initial at t <= begin, final at t >= end, cubic between.
+/// Gradual sparsity (Zhu and Gupta, arXiv 1710.01878, eq. 1): initial at t <= begin, final at t >= end, cubic
+/// between.
 double cubic_sparsity(int64_t step, double initial, double final_value, int64_t begin, int64_t end);
 
 }  // namespace glyptic::sparsity

@@ -8,7 +8,8 @@
 //   }
 //   s.remove();                                            // masks become plain zeros in plain weights
 //
-// The engine never calls the network and never owns the optimizer: it is given gradients and optimizer tensors.
+// The engine never calls the network and never owns the optimizer: it is given gradients and optimizer
+// tensors.
 #pragma once
 
 #include <functional>
@@ -24,13 +25,14 @@
 
 namespace glyptic::sparsity {
 
-/// What a method may touch besides masks: every parameter of the network, by name, with its state at this step.
+/// What a method may touch besides masks: every parameter of the network, by name, with its state at this
+/// step.
 struct EventContext {
   int64_t step = 0;
   MaskEditor& editor;
   std::vector<Layer>& layers;
   const std::vector<ParameterState>& layer_states;
-  const NamedTensors& parameters;                     ///< all, prunable ones included
+  const NamedTensors& parameters;  ///< all, prunable ones included
   const std::vector<ParameterState>& parameter_states;
 };
 
@@ -67,14 +69,15 @@ const std::vector<MethodInfo>& methods();
 const MethodInfo& method_info(const std::string& name);
 
 /// Names out of `prunable` after first/last layer and `exclude` (glob patterns) rules.
-std::vector<std::string> select_layers(const std::vector<std::string>& prunable, const SparsityOptions& options);
+std::vector<std::string> select_layers(const std::vector<std::string>& prunable,
+                                       const SparsityOptions& options);
 
 class Sparsifier {
  public:
-  /// `parameters`: every trainable tensor of the network (biases too). `prunable`: names of the weights that get
-  /// masks, in network order, before the options' exemptions. `groups`: channel groups for methods that remove
-  /// channels. Weights are masked at once. ArgumentError: bad options, nothing prunable, a name that is not a
-  /// parameter, or a parameter that another sparsifier controls.
+  /// `parameters`: every trainable tensor of the network (biases too). `prunable`: names of the weights that
+  /// get masks, in network order, before the options' exemptions. `groups`: channel groups for methods that
+  /// remove channels. Weights are masked at once. ArgumentError: bad options, nothing prunable, a name that
+  /// is not a parameter, or a parameter that another sparsifier controls.
   Sparsifier(NamedTensors parameters, const std::vector<std::string>& prunable, SparsityOptions options,
              std::vector<nn::ChannelGroup> groups = {});
   ~Sparsifier();
@@ -82,15 +85,17 @@ class Sparsifier {
   Sparsifier& operator=(const Sparsifier&) = delete;
 
   struct StepPlan {
-    int64_t step = 0;          ///< 1-based number of the step under way
+    int64_t step = 0;  ///< 1-based number of the step under way
     bool masks_change = false;
-    bool run_optimizer = true;  ///< false where the mask update replaces the weight update (RigL's Algorithm 1)
+    bool run_optimizer =
+        true;  ///< false where the mask update replaces the weight update (RigL's Algorithm 1)
   };
   /// What the step now under way will do. Changes nothing.
   StepPlan begin_step() const;
   /// Finishes the step. `states[i]` belongs to parameters[i] (see `parameters()`), with the dense gradient.
-  /// `masked = true` promises that the optimizer already left weights and state zero off-mask (the fused ones do).
-  /// `skipped = true`: the optimizer skipped for inf/nan (GradScaler); masks stay, the step is not counted.
+  /// `masked = true` promises that the optimizer already left weights and state zero off-mask (the fused ones
+  /// do). `skipped = true`: the optimizer skipped for inf/nan (GradScaler); masks stay, the step is not
+  /// counted.
   void end_step(const std::vector<ParameterState>& states, bool masked = false, bool skipped = false);
 
   const SparsityOptions& options() const { return options_; }
@@ -110,10 +115,10 @@ class Sparsifier {
   };
   struct Stats {
     int64_t step = 0, active = 0, size = 0, events = 0;
-    int64_t parameters = 0;          ///< of the whole network
-    int64_t parameters_active = 0;   ///< of the whole network, masked ones left out
+    int64_t parameters = 0;         ///< of the whole network
+    int64_t parameters_active = 0;  ///< of the whole network, masked ones left out
     int64_t live_channels = 0, channels = 0;
-    double explored = 0;             ///< share of positions that were ever active (R_s of ITOP)
+    double explored = 0;  ///< share of positions that were ever active (R_s of ITOP)
     std::vector<LayerStats> layers;
     double density() const { return size ? static_cast<double>(active) / static_cast<double>(size) : 1.0; }
   };
@@ -124,8 +129,8 @@ class Sparsifier {
   };
   const std::vector<Event>& events() const { return events_; }
 
-  /// Everything that resuming needs: bit-packed masks, step, method state. `load_state` checks names and shapes
-  /// before it changes anything (ArgumentError naming the tensor).
+  /// Everything that resuming needs: bit-packed masks, step, method state. `load_state` checks names and
+  /// shapes before it changes anything (ArgumentError naming the tensor).
   NamedTensors state() const;
   void load_state(const NamedTensors& state);
 
@@ -134,7 +139,8 @@ class Sparsifier {
   /// Zeroes weights off-mask now (after the user loaded or changed them).
   void apply_masks();
 
-  /// Applied in place to growth scores before selection: averages them over ranks that hold different gradients.
+  /// Applied in place to growth scores before selection: averages them over ranks that hold different
+  /// gradients.
   std::function<void(ops::TensorList&)> reduce_scores;
 
  private:

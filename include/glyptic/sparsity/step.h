@@ -1,5 +1,5 @@
-// One training step: the contract that everything that trains follows. The closure runs the forward pass on the
-// current weights and returns the loss; the library calls backward, as often as the method needs.
+// One training step: the contract that everything that trains follows. The closure runs the forward pass on
+// the current weights and returns the loss; the library calls backward, as often as the method needs.
 #pragma once
 
 #include <functional>
@@ -14,8 +14,9 @@ using Closure = std::function<at::Tensor()>;
 
 /// Zeroes gradients, runs `closure` `micro_batches` times (gradients average), then optimizer and masks.
 /// `sparsifier` may be null: then it is a dense step. Returns the mean loss, detached, on its device.
-/// DivergenceError before anything is updated when a loss on the CPU is NaN or Inf (on a GPU the check would cost a
-/// synchronization: the caller looks at the returned loss when it likes).
-at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure, int64_t micro_batches = 1);
+/// DivergenceError before anything is updated when a loss on the CPU is NaN or Inf (on a GPU the check would
+/// cost a synchronization: the caller looks at the returned loss when it likes).
+at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure,
+                int64_t micro_batches = 1);
 
 }  // namespace glyptic::sparsity
