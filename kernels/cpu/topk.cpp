@@ -481,6 +481,9 @@ bool select(const TopKTask& task, TopKReport* report, int threads, bool only_rad
   const ChunkMap map{first.data(), task.count, kTopKChunk};
   const int64_t chunk_count = first[task.count];
   const int64_t group_count = task.global ? 1 : task.count;
+  int64_t total = 0;
+  for (int64_t i = 0; i < task.count; ++i) total += task.entries[i].size;
+  if (total <= kTopKChunk) threads = 1;  // waking threads would cost more than they save
   Array<Group> groups(group_count, true);
   Array<Chunk> chunks(chunk_count, true);
   if (!groups || !chunks) return false;

@@ -1,5 +1,6 @@
 #include "glyptic/ops/ops.h"
 
+#include <ATen/Parallel.h>
 #include <torch/torch.h>
 
 #include "glyptic/kernels/channel_gather.h"
@@ -103,7 +104,7 @@ void masked_sgd_(const TensorList& weights, const TensorList& grads, const Tenso
                                     args.first_step};
   if (!plan.cpu.empty()) {
     plan.cpu.cut(kCpuChunk, size_of<kernels::SgdEntry>);
-    GLYPTIC_SELECT(masked_sgd)(plan.cpu.entries.data(), plan.cpu.map(), scalars, thread_count());
+    GLYPTIC_SELECT(masked_sgd)(plan.cpu.entries.data(), plan.cpu.map(), scalars, plan.cpu.threads());
   }
 #ifdef GLYPTIC_WITH_CUDA
   for (auto& [index, table] : plan.cuda) {
@@ -205,7 +206,7 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
   }
   if (!plan.cpu.empty()) {
     plan.cpu.cut(kCpuChunk, size_of<kernels::AdamEntry>);
-    GLYPTIC_SELECT(masked_adamw)(plan.cpu.entries.data(), plan.cpu.map(), scalars, thread_count());
+    GLYPTIC_SELECT(masked_adamw)(plan.cpu.entries.data(), plan.cpu.map(), scalars, plan.cpu.threads());
   }
 #ifdef GLYPTIC_WITH_CUDA
   for (auto& [index, table] : plan.cuda) {
@@ -250,7 +251,7 @@ void mask_apply_(const TensorList& tensors, const TensorList& masks) {
   }
   if (!plan.cpu.empty()) {
     plan.cpu.cut(kCpuChunk, size_of<kernels::MaskApplyEntry>);
-    GLYPTIC_SELECT(mask_apply)(plan.cpu.entries.data(), plan.cpu.map(), thread_count());
+    GLYPTIC_SELECT(mask_apply)(plan.cpu.entries.data(), plan.cpu.map(), plan.cpu.threads());
   }
 #ifdef GLYPTIC_WITH_CUDA
   for (auto& [index, table] : plan.cuda) {
@@ -272,9 +273,16 @@ at::Tensor mask_update_(const TensorList& weights, const TensorList& masks,
   require(states.empty() || states.size() == weights.size(), op, ": states has ", states.size(),
           " lists, but weights has ", weights.size(), " tensors; expected one list each, or none at all");
   for (std::size_t i = 0; i < states.size(); ++i) {
-    const auto name = str("states[", i, "]");
-    check_like(op, name.c_str(), states[i], str("a list of weights[", i, "] repeated,").c_str(),
-               TensorList(states[i].size(), weights[i]), {});
+    for (std::size_t j = 0; j < states[i].size(); ++j) {
+      const auto& t = states[i][j];
+      require(t.defined(), op, ": states[", i, "][", j, "] is undefined");
+      require(t.layout() == at::kStrided, op, ": states[", i, "][", j,
+              "] is sparse, expected a strided tensor");
+      require(t.sizes() == weights[i].sizes(), op, ": states[", i, "][", j, "] has shape ",
+              shape_string(t.sizes()), ", but weights[", i, "] has ", shape_string(weights[i].sizes()));
+      require(t.device() == weights[i].device(), op, ": states[", i, "][", j, "] is on ", t.device().str(),
+              ", but weights[", i, "] is on ", weights[i].device().str());
+    }
   }
   const auto count = static_cast<int64_t>(weights.size());
   if (weights.empty()) return at::zeros({0, 3}, at::kLong);
@@ -327,7 +335,8 @@ at::Tensor mask_update_(const TensorList& weights, const TensorList& masks,
     const auto part = blank(on_cpu, at::kCPU);
     plan.cpu.cut(kCpuChunk, size_of<kernels::MaskUpdateEntry>);
     GLYPTIC_SELECT(mask_update)
-    (plan.cpu.entries.data(), on_cpu.arrays.data(), plan.cpu.map(), part.data_ptr<int64_t>(), thread_count());
+    (plan.cpu.entries.data(), on_cpu.arrays.data(), plan.cpu.map(), part.data_ptr<int64_t>(),
+     plan.cpu.threads());
     scatter(on_cpu, part);
   }
 #ifdef GLYPTIC_WITH_CUDA
@@ -354,9 +363,13 @@ at::Tensor mask_update_(const TensorList& weights, const TensorList& masks,
 // ---- top-k
 // -----------------------------------------------------------------------------------------------------
 
+namespace {
+
 bool kernels_take(at::ScalarType type) {
   return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
 }
+
+}  // namespace
 
 TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList& candidates,
                       const TensorList& exclude, const std::vector<int64_t>& k, bool global,
@@ -367,8 +380,8 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
   for (std::size_t i = 0; i < a.size(); ++i) {
     require(a[i].defined(), op, ": a[", i, "] is undefined");
     require(a[i].layout() == at::kStrided, op, ": a[", i, "] is sparse, expected a strided tensor");
-    require(a[i].device() == a[0].device(), op, ": a[", i, "] is on ", a[i].device().str(), ", but a[0] is on ",
-            a[0].device().str());
+    require(a[i].device() == a[0].device(), op, ": a[", i, "] is on ", a[i].device().str(),
+            ", but a[0] is on ", a[0].device().str());
   }
   if (!random) check_floating(op, "a", a);
   check_like(op, "b", b, "a", a, {.may_be_empty = !reads_b});
@@ -431,7 +444,7 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
                                args.stream};
   std::vector<kernels::TopKReport> report(groups);
   if (path == Path::cpu) {
-    require<Error>(GLYPTIC_SELECT(topk)(task, report.data(), thread_count()), op, ": out of memory");
+    require<Error>(GLYPTIC_SELECT(topk)(task, report.data(), at::get_num_threads()), op, ": out of memory");
   }
 #ifdef GLYPTIC_WITH_CUDA
   if (path == Path::cuda) {
@@ -507,7 +520,8 @@ TensorList channel_scores(const TensorList& weights, const TensorList& masks, Ch
   const auto rows_of = [](const kernels::RowEntry& entry) { return entry.rows; };
   if (!plan.cpu.empty()) {
     plan.cpu.cut(8, rows_of);
-    GLYPTIC_SELECT(channel_scores)(plan.cpu.entries.data(), plan.cpu.map(), kind, thread_count());
+    GLYPTIC_SELECT(channel_scores)
+    (plan.cpu.entries.data(), plan.cpu.map(), kind, at::get_num_threads());
   }
 #ifdef GLYPTIC_WITH_CUDA
   for (auto& [index, table] : plan.cuda) {
@@ -523,13 +537,14 @@ namespace {
 void check_index(const char* op, const char* name, const at::Tensor& index, const at::Tensor& weight,
                  int64_t dimension) {
   if (!index.defined()) return;
-  require(index.scalar_type() == at::kLong, op, ": ", name, " is ", dtype_name(index.scalar_type()), ", expected int64");
+  require(index.scalar_type() == at::kLong, op, ": ", name, " is ", dtype_name(index.scalar_type()),
+          ", expected int64");
   require(index.dim() == 1, op, ": ", name, " has shape ", shape_string(index.sizes()),
           ", expected one dimension");
   require(weight.dim() > dimension, op, ": weight has shape ", shape_string(weight.sizes()),
           ", so there is no ", name, " to choose; leave ", name, " undefined");
-  require(index.device() == weight.device(), op, ": ", name, " is on ", index.device().str(), ", but weight is on ",
-          weight.device().str());
+  require(index.device() == weight.device(), op, ": ", name, " is on ", index.device().str(),
+          ", but weight is on ", weight.device().str());
   if (index.is_meta() || index.numel() == 0) return;
   const auto [low, high] = at::aminmax(index);
   const auto least = low.item<int64_t>(), most = high.item<int64_t>();
@@ -571,7 +586,7 @@ at::Tensor channel_gather(const at::Tensor& weight, const at::Tensor& rows, cons
   args.in_cols = weight.dim() > 1 ? weight.size(1) : 1;
   args.cell_bytes =
       static_cast<int64_t>(weight.element_size()) * (out.numel() / (args.out_rows * args.out_cols));
-  if (path == Path::cpu) GLYPTIC_SELECT(channel_gather)(args, thread_count());
+  if (path == Path::cpu) GLYPTIC_SELECT(channel_gather)(args, thread_count(out.numel()));
 #ifdef GLYPTIC_WITH_CUDA
   if (path == Path::cuda) cuda::channel_gather(weight.device(), args);
 #endif
@@ -602,8 +617,8 @@ void philox_fill_(const at::Tensor& out, uint64_t seed, uint64_t stream, int64_t
       args.type = kernels::FloatType::float16;
       break;
     default:
-      throw ArgumentError(
-          str(op, ": out is ", dtype_name(out.scalar_type()), ", expected float32, float64, bfloat16 or float16"));
+      throw ArgumentError(str(op, ": out is ", dtype_name(out.scalar_type()),
+                              ", expected float32, float64, bfloat16 or float16"));
   }
   if (out.is_meta() || out.numel() == 0) return;
   const at::NoGradGuard no_grad;
@@ -624,7 +639,7 @@ void philox_fill_(const at::Tensor& out, uint64_t seed, uint64_t stream, int64_t
   args.seed = seed;
   args.stream = stream;
   args.offset = static_cast<uint64_t>(offset);
-  if (path == Path::cpu) GLYPTIC_SELECT(philox_fill)(args, thread_count());
+  if (path == Path::cpu) GLYPTIC_SELECT(philox_fill)(args, thread_count(args.size));
 #ifdef GLYPTIC_WITH_CUDA
   if (path == Path::cuda) cuda::philox_fill(out.device(), args);
 #endif

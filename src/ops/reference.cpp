@@ -16,7 +16,16 @@ at::Tensor kept(const at::Tensor& mask, const at::Tensor& value) {
 }
 
 /// What products and sums of a type are computed in.
-at::ScalarType wide_type(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType wide_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+/// The square root rounded once. ATen's float32 root may be MKL's, which is off by a bit in one of six
+/// values; the root of a float32 in float64 has so many digits to spare that rounding it again gives the
+/// right float32.
+at::Tensor rounded_root(const at::Tensor& x) {
+  return x.to(at::kDouble).sqrt().to(x.scalar_type());
+}
 
 at::Tensor mask_of(const TensorList& masks, std::size_t i) {
   return masks.empty() ? at::Tensor() : masks[i];
@@ -91,7 +100,7 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
     }
     const auto m = exp_avgs[i].to(type) * args.beta1 + gradient * (1.0 - args.beta1);
     const auto v = exp_avg_sqs[i].to(type) * args.beta2 + (gradient * (1.0 - args.beta2)) * gradient;
-    const auto step = ((c1 * args.lr) * m) / (v.sqrt() * c2 + args.eps);
+    const auto step = ((c1 * args.lr) * m) / (rounded_root(v) * c2 + args.eps);
     w.copy_(kept(mask, old - step));
     exp_avgs[i].copy_(kept(mask, m));
     exp_avg_sqs[i].copy_(kept(mask, v));

@@ -32,12 +32,12 @@ void check_like(const char* op, const char* name, const TensorList& list, const 
     require(t.layout() == at::kStrided, op, ": ", name, "[", i, "] is sparse, expected a strided tensor");
     require(t.sizes() == m.sizes(), op, ": ", name, "[", i, "] has shape ", shape_string(t.sizes()), ", but ",
             model_name, "[", i, "] has ", shape_string(m.sizes()));
-    require(t.device() == m.device(), op, ": ", name, "[", i, "] is on ", t.device().str(), ", but ", model_name,
-            "[", i, "] is on ", m.device().str());
+    require(t.device() == m.device(), op, ": ", name, "[", i, "] is on ", t.device().str(), ", but ",
+            model_name, "[", i, "] is on ", m.device().str());
     require(!rule.same_dtype || t.scalar_type() == m.scalar_type(), op, ": ", name, "[", i, "] is ",
             dtype_name(t.scalar_type()), ", but ", model_name, "[", i, "] is ", dtype_name(m.scalar_type()));
-    require(!rule.dtype || t.scalar_type() == *rule.dtype, op, ": ", name, "[", i, "] is ", dtype_name(t.scalar_type()),
-            ", expected ", dtype_name(rule.dtype.value_or(at::kFloat)));
+    require(!rule.dtype || t.scalar_type() == *rule.dtype, op, ": ", name, "[", i, "] is ",
+            dtype_name(t.scalar_type()), ", expected ", dtype_name(rule.dtype.value_or(at::kFloat)));
   }
 }
 
@@ -71,23 +71,34 @@ void mark_changed(const at::Tensor& tensor) {
   if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
 }
 
-int thread_count() {
-  return at::get_num_threads();
+int thread_count(int64_t elements) {
+  return elements <= kCpuChunk ? 1 : at::get_num_threads();
 }
 
 std::string dtype_name(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return "float32";
-    case at::kDouble: return "float64";
-    case at::kHalf: return "float16";
-    case at::kBFloat16: return "bfloat16";
-    case at::kBool: return "bool";
-    case at::kByte: return "uint8";
-    case at::kChar: return "int8";
-    case at::kShort: return "int16";
-    case at::kInt: return "int32";
-    case at::kLong: return "int64";
-    default: return c10::toString(type);
+    case at::kFloat:
+      return "float32";
+    case at::kDouble:
+      return "float64";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kBool:
+      return "bool";
+    case at::kByte:
+      return "uint8";
+    case at::kChar:
+      return "int8";
+    case at::kShort:
+      return "int16";
+    case at::kInt:
+      return "int32";
+    case at::kLong:
+      return "int64";
+    default:
+      return c10::toString(type);
   }
 }
 

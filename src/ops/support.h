@@ -41,7 +41,8 @@ Path path_of(const at::Tensor& tensor);
 /// Tells autograd that our kernels wrote to a tensor.
 void mark_changed(const at::Tensor& tensor);
 
-int thread_count();
+/// Threads for work on so many elements: one where waking others would cost more than they save.
+int thread_count(int64_t elements);
 
 /// Entries for one kernel call, with the chunks they are cut into.
 template <class Entry>
@@ -60,6 +61,7 @@ struct Table {
         static_cast<int64_t>(entries.size()), chunk,
         [&](int64_t i) { return size(entries[static_cast<std::size_t>(i)]); }, first.data());
   }
+  int threads() const { return thread_count(chunks() * chunk); }
   kernels::ChunkMap map() const { return {first.data(), static_cast<int64_t>(entries.size()), chunk}; }
 };
 

@@ -49,11 +49,11 @@ class MemoryDataset : public Dataset {
 /// A subset, in the order of `indices`. ArgumentError for one outside the set.
 std::shared_ptr<Dataset> subset(std::shared_ptr<const Dataset> base, std::vector<int64_t> indices);
 
-/// Splits off `count` items for validation, chosen by (seed) alone and stratified: a class gives its share of
-/// `count`, rounded so that the shares add up (largest remainder). Both parts keep the order of the set.
 struct Split {
   std::shared_ptr<Dataset> train, validation;
 };
+/// Splits off `count` items for validation, chosen by (seed) alone and stratified: a class gives its share of
+/// `count`, rounded so that the shares add up (largest remainder). Both parts keep the order of the set.
 Split split_validation(std::shared_ptr<const Dataset> base, int64_t count, uint64_t seed);
 
 /// Square images averaged down to `side`, an exact divisor of theirs: each pixel is the mean of a block,
