@@ -209,7 +209,7 @@ std::shared_ptr<Dataset> area_average(std::shared_ptr<const Dataset> base, int64
   if (side <= 0 || full % side != 0) {
     std::string divisors;
     for (int64_t d = 1; d <= full; ++d)
-      if (full % d == 0) divisors += (divisors.empty() ? "" : ", ") + std::to_string(d);
+      if (full % d == 0) divisors += str(divisors.empty() ? "" : ", ", d);
     throw ArgumentError(str("size is ", side, ", expected an exact divisor of ", full, ": ", divisors));
   }
   const auto* memory = dynamic_cast<const MemoryDataset*>(base.get());
