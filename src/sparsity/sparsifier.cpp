@@ -89,15 +89,6 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
     }
   }
   method_ = info.make(options_, layers_, groups);
-  {
-    auto& registry = controlled();
-    const std::lock_guard<std::mutex> lock(registry.mutex);
-    for (const auto& layer : layers_)
-      require(registry.tensors.count(layer.weight.unsafeGetTensorImpl()) == 0, "'", layer.name,
-              "' is already controlled by another sparsifier; call remove() on that one first");
-    for (const auto& layer : layers_) registry.tensors.insert(layer.weight.unsafeGetTensorImpl());
-  }
-
   // Random masks of exact counts: the k positions with the largest random words.
   const RngStream rng(options_.seed, "sparsity/init");
   const auto counts = method_->initial_counts(layers_);
@@ -120,6 +111,15 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
     layers_[l].mask = masks[l];
     layers_[l].active = masks[l].sum().item<int64_t>();
     explored_.push_back(masks[l].clone());
+  }
+  // Last, since nothing may throw after it: the destructor that gives the tensors back would not run.
+  {
+    auto& registry = controlled();
+    const std::lock_guard<std::mutex> lock(registry.mutex);
+    for (const auto& layer : layers_)
+      require(registry.tensors.count(layer.weight.unsafeGetTensorImpl()) == 0, "'", layer.name,
+              "' is already controlled by another sparsifier; call remove() on that one first");
+    for (const auto& layer : layers_) registry.tensors.insert(layer.weight.unsafeGetTensorImpl());
   }
   apply_masks();
 }

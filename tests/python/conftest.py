@@ -1,0 +1,15 @@
+"""Tests run on the build that PYTHONPATH names (see `make test`)."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_seed():
+    torch.manual_seed(0)
+    yield
+
+
+def pytest_configure(config):
+    # Small tensors: a second thread costs more than it gives, above all beside other processes.
+    torch.set_num_threads(1)
