@@ -44,6 +44,7 @@ int64_t count_nonzero(const float* w, int64_t n) {
 }
 
 int64_t count_kernels(const float* w, int64_t kernels, int64_t kernel_size) {
+  if (kernel_size == 1) return count_nonzero(w, kernels);
   int64_t count = 0;
   for (int64_t k = 0; k < kernels; ++k) {
     bool any = false;

@@ -1,6 +1,9 @@
 #include "glyptic/kernels/topk.h"
 
 #include <cstdlib>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "for_each.h"
 
@@ -165,9 +168,9 @@ void bracket(const TopKTask& task, Group& g) {
   g.hi = g.k == 0 ? kKeyHighest : kKeyHighest - 1;
   if (g.k == 0) return;                  // nothing is above, and nothing needs to be collected
   if (g.size <= kTopKChunk / 2) return;  // collect everything
-  // About n^(2/3) samples balance the cost of sampling and of what falls into the bracket.
+  // About n^(2/3) / 2 samples balance the cost of sampling and of what falls into the bracket.
   int64_t samples = static_cast<int64_t>(__builtin_cbrt(static_cast<double>(g.size)));
-  samples *= samples;
+  samples = samples * samples / 2;
   Array<int32_t> keys(2 * samples);
   if (!keys) return;
   int64_t taken = 0, entry = g.first_entry, offset = 0;
@@ -196,26 +199,70 @@ struct Scan {
   int64_t candidates = 0, non_finite = 0, above = 0, inside = 0;
 };
 
-/// One block: mask[i] = candidate and key > hi; inside[i] = candidate and lo <= key <= hi.
+/// Sum of up to 256 bytes that are 0 or 1, read as words: no byte of the sum exceeds 32.
+int64_t count_ones(const uint8_t* __restrict bytes) {
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < kBlock; i += 8) {
+    uint64_t word;
+    __builtin_memcpy(&word, bytes + i, sizeof word);
+    sum += word;
+  }
+  constexpr uint64_t kEven = 0x00ff00ff00ff00ffull;
+  return static_cast<int64_t>((((sum & kEven) + ((sum >> 8) & kEven)) * 0x0001000100010001ull) >> 48);
+}
+
+/// One full block: above[i] = candidate and key > hi; inside[i] = candidate and lo <= key <= hi.
 template <bool floats>
-void scan_block(const int32_t* __restrict key, const uint8_t* __restrict ok, int64_t n, int32_t lo,
-                int32_t hi, uint8_t* __restrict mask, uint8_t* __restrict inside, Scan& sum) {
-  int32_t candidates = 0, above = 0, within = 0, bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
+void scan_block(const int32_t* __restrict key, const uint8_t* __restrict ok, int32_t lo, int32_t hi,
+                uint8_t* __restrict above, uint8_t* __restrict inside, Scan& sum) {
+#ifdef __AVX2__
+  // Narrowing eight comparisons to bytes is what compilers do badly here.
+  const __m256i low = _mm256_set1_epi32(lo), high = _mm256_set1_epi32(hi), one = _mm256_set1_epi8(1);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  __m256i least = _mm256_set1_epi32(kKeyHighest), most = _mm256_set1_epi32(kKeyLowest);
+  for (int64_t i = 0; i < kBlock; i += 32) {
+    const auto load = [&](int64_t j) {
+      return _mm256_load_si256(reinterpret_cast<const __m256i*>(key + i + 8 * j));
+    };
+    const __m256i k0 = load(0), k1 = load(1), k2 = load(2), k3 = load(3);
+    const auto narrow = [&](__m256i a, __m256i b, __m256i c, __m256i d) {
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+      return _mm256_permutevar8x32_epi32(bytes, order);
+    };
+    const __m256i is_high = narrow(_mm256_cmpgt_epi32(k0, high), _mm256_cmpgt_epi32(k1, high),
+                                   _mm256_cmpgt_epi32(k2, high), _mm256_cmpgt_epi32(k3, high));
+    const __m256i is_low = narrow(_mm256_cmpgt_epi32(low, k0), _mm256_cmpgt_epi32(low, k1),
+                                  _mm256_cmpgt_epi32(low, k2), _mm256_cmpgt_epi32(low, k3));
+    const __m256i candidate =
+        _mm256_and_si256(one, _mm256_load_si256(reinterpret_cast<const __m256i*>(ok + i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(above + i), _mm256_and_si256(is_high, candidate));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(inside + i),
+                       _mm256_andnot_si256(_mm256_or_si256(is_high, is_low), candidate));
+    if (floats) {
+      least = _mm256_min_epi32(least, _mm256_min_epi32(_mm256_min_epi32(k0, k1), _mm256_min_epi32(k2, k3)));
+      most = _mm256_max_epi32(most, _mm256_max_epi32(_mm256_max_epi32(k0, k1), _mm256_max_epi32(k2, k3)));
+    }
+  }
+  const __m256i beyond = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(kKeyMinusInf + 1), least),
+                                         _mm256_cmpgt_epi32(most, _mm256_set1_epi32(kKeyPlusInf - 1)));
+  const bool suspicious = floats && !_mm256_testz_si256(beyond, beyond);
+#else
+  int32_t least = kKeyHighest, most = kKeyLowest;
+  for (int64_t i = 0; i < kBlock; ++i) {
     const int32_t k = key[i];
     const uint8_t high = (k > hi) & ok[i];
-    const uint8_t middle = (k >= lo) & (k <= hi) & ok[i];
-    mask[i] = high;
-    inside[i] = middle;
-    candidates += ok[i];
-    above += high;
-    within += middle;
-    if (floats) bad += key_is_finite(k) ? 0 : ok[i];
+    above[i] = high;
+    inside[i] = (k >= lo) & ok[i] & (high ^ 1);
+    least = k < least ? k : least;
+    most = k > most ? k : most;
   }
-  sum.candidates += candidates;
-  sum.above += above;
-  sum.inside += within;
-  sum.non_finite += bad;
+  const bool suspicious = floats && !(key_is_finite(least) && key_is_finite(most));
+#endif
+  sum.candidates += count_ones(ok);
+  sum.above += count_ones(above);
+  sum.inside += count_ones(inside);
+  if (suspicious)
+    for (int64_t i = 0; i < kBlock; ++i) sum.non_finite += key_is_finite(key[i]) ? 0 : ok[i];
 }
 
 /// The one pass of the first way.
@@ -231,6 +278,7 @@ void scan_chunk(const TopKTask& task, const Group& g, int64_t entry, int64_t beg
   int64_t collected = 0, capacity = 0;
   int32_t* keys = nullptr;
   uint16_t* offsets = nullptr;
+  alignas(64) uint8_t above[kBlock];
   const bool may_crowd = g.last_chunk - g.first_chunk > 4;
   const bool collecting = g.k > 0;
   Scan sum;
@@ -242,10 +290,16 @@ void scan_chunk(const TopKTask& task, const Group& g, int64_t entry, int64_t beg
     }
     keys_of(task, entry, at, n, key);
     const int64_t before = sum.inside;
+    if (n < kBlock) {  // the end of a tensor: fill the block up with elements that are no candidates
+      __builtin_memset(ok + n, 0, static_cast<std::size_t>(kBlock - n));
+      for (int64_t i = n; i < kBlock; ++i) key[i] = 0;
+    }
+    uint8_t* to_mask = n < kBlock ? above : e.mask + at;
     if (task.kind == KeyKind::random)
-      scan_block<false>(key, ok, n, g.lo, g.hi, e.mask + at, inside, sum);
+      scan_block<false>(key, ok, g.lo, g.hi, to_mask, inside, sum);
     else
-      scan_block<true>(key, ok, n, g.lo, g.hi, e.mask + at, inside, sum);
+      scan_block<true>(key, ok, g.lo, g.hi, to_mask, inside, sum);
+    if (n < kBlock) __builtin_memcpy(e.mask + at, above, static_cast<std::size_t>(n));
     if (sum.inside == before || !collecting || chunk.crowded) continue;
     if (may_crowd && sum.inside > kTopKChunk / 4) {
       chunk.crowded = true;
@@ -270,7 +324,6 @@ void scan_chunk(const TopKTask& task, const Group& g, int64_t entry, int64_t beg
     }
     int32_t* to_key = keys ? keys : collected_key;
     uint16_t* to_offset = keys ? offsets : collected_offset;
-    for (int64_t i = n; i < kBlock; ++i) inside[i] = 0;
     for (int64_t w = 0; w < n; w += 8) {
       uint64_t word;
       __builtin_memcpy(&word, inside + w, sizeof word);

@@ -273,15 +273,10 @@ at::Tensor mask_update_(const TensorList& weights, const TensorList& masks,
   require(states.empty() || states.size() == weights.size(), op, ": states has ", states.size(),
           " lists, but weights has ", weights.size(), " tensors; expected one list each, or none at all");
   for (std::size_t i = 0; i < states.size(); ++i) {
+    const auto name = str("states[", i, "]");
     for (std::size_t j = 0; j < states[i].size(); ++j) {
-      const auto& t = states[i][j];
-      require(t.defined(), op, ": states[", i, "][", j, "] is undefined");
-      require(t.layout() == at::kStrided, op, ": states[", i, "][", j,
-              "] is sparse, expected a strided tensor");
-      require(t.sizes() == weights[i].sizes(), op, ": states[", i, "][", j, "] has shape ",
-              shape_string(t.sizes()), ", but weights[", i, "] has ", shape_string(weights[i].sizes()));
-      require(t.device() == weights[i].device(), op, ": states[", i, "][", j, "] is on ", t.device().str(),
-              ", but weights[", i, "] is on ", weights[i].device().str());
+      check_strided(op, name.c_str(), j, states[i][j]);
+      check_matches(op, name.c_str(), j, states[i][j], "weights", i, weights[i]);
     }
   }
   const auto count = static_cast<int64_t>(weights.size());
@@ -378,10 +373,10 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
   const bool random = args.score == Score::random;
   const bool reads_b = score_reads_b(args.score);
   for (std::size_t i = 0; i < a.size(); ++i) {
-    require(a[i].defined(), op, ": a[", i, "] is undefined");
-    require(a[i].layout() == at::kStrided, op, ": a[", i, "] is sparse, expected a strided tensor");
-    require(a[i].device() == a[0].device(), op, ": a[", i, "] is on ", a[i].device().str(),
-            ", but a[0] is on ", a[0].device().str());
+    check_strided(op, "a", i, a[i]);
+    if (a[i].device() != a[0].device())
+      throw ArgumentError(
+          str(op, ": a[", i, "] is on ", a[i].device().str(), ", but a[0] is on ", a[0].device().str()));
   }
   if (!random) check_floating(op, "a", a);
   check_like(op, "b", b, "a", a, {.may_be_empty = !reads_b});
@@ -479,16 +474,14 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
 TensorList channel_scores(const TensorList& weights, const TensorList& masks, ChannelScore score) {
   constexpr auto op = "channel_scores";
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    require(weights[i].defined(), op, ": weights[", i, "] is undefined");
-    require(weights[i].layout() == at::kStrided, op, ": weights[", i,
-            "] is sparse, expected a strided tensor");
+    check_strided(op, "weights", i, weights[i]);
     require(weights[i].dim() >= 1, op, ": weights[", i, "] is a scalar, expected one output row or more");
   }
   check_floating(op, "weights", weights);
   check_like(op, "masks", masks, "weights", weights, {.may_be_empty = true, .dtype = at::kBool});
   TensorList scores;
   for (const auto& w : weights)
-    scores.push_back(at::empty({w.size(0)}, w.options().dtype(at::kFloat).requires_grad(false)));
+    scores.push_back(at::empty_symint({w.sym_size(0)}, w.options().dtype(at::kFloat).requires_grad(false)));
   if (is_meta(weights)) return scores;
 
   const at::NoGradGuard no_grad;
@@ -537,14 +530,17 @@ namespace {
 void check_index(const char* op, const char* name, const at::Tensor& index, const at::Tensor& weight,
                  int64_t dimension) {
   if (!index.defined()) return;
-  require(index.scalar_type() == at::kLong, op, ": ", name, " is ", dtype_name(index.scalar_type()),
-          ", expected int64");
-  require(index.dim() == 1, op, ": ", name, " has shape ", shape_string(index.sizes()),
-          ", expected one dimension");
-  require(weight.dim() > dimension, op, ": weight has shape ", shape_string(weight.sizes()),
-          ", so there is no ", name, " to choose; leave ", name, " undefined");
-  require(index.device() == weight.device(), op, ": ", name, " is on ", index.device().str(),
-          ", but weight is on ", weight.device().str());
+  if (index.scalar_type() != at::kLong)
+    throw ArgumentError(str(op, ": ", name, " is ", dtype_name(index.scalar_type()), ", expected int64"));
+  if (index.dim() != 1)
+    throw ArgumentError(
+        str(op, ": ", name, " has shape ", shape_string(index.sizes()), ", expected one dimension"));
+  if (weight.dim() <= dimension)
+    throw ArgumentError(str(op, ": weight has shape ", shape_string(weight.sizes()), ", so there is no ",
+                            name, " to choose; leave ", name, " undefined"));
+  if (index.device() != weight.device())
+    throw ArgumentError(
+        str(op, ": ", name, " is on ", index.device().str(), ", but weight is on ", weight.device().str()));
   if (index.is_meta() || index.numel() == 0) return;
   const auto [low, high] = at::aminmax(index);
   const auto least = low.item<int64_t>(), most = high.item<int64_t>();
@@ -563,12 +559,14 @@ at::Tensor channel_gather(const at::Tensor& weight, const at::Tensor& rows, cons
   check_index(op, "rows", rows, weight, 0);
   check_index(op, "cols", cols, weight, 1);
   const at::NoGradGuard no_grad;
-  auto sizes = weight.sizes().vec();
-  if (rows.defined()) sizes[0] = rows.numel();
-  if (cols.defined()) sizes[1] = cols.numel();
-  const auto out = at::empty(sizes, weight.options().requires_grad(false));
+  auto symbolic = weight.sym_sizes().vec();
+  if (rows.defined()) symbolic[0] = rows.sym_numel();
+  if (cols.defined()) symbolic[1] = cols.sym_numel();
   const auto format = weight.suggest_memory_format();
-  if (weight.is_meta()) return out.contiguous(format);
+  if (weight.is_meta())
+    return at::empty_symint(symbolic, weight.options().requires_grad(false)).contiguous(format);
+  const auto sizes = C10_AS_INTARRAYREF_SLOW(symbolic);
+  const auto out = at::empty(sizes, weight.options().requires_grad(false));
   const Path path = path_of(weight);
   if (path == Path::composite) return reference::channel_gather(weight, rows, cols).contiguous(format);
   if (out.numel() == 0) return out.contiguous(format);

@@ -10,13 +10,28 @@ namespace glyptic::ops {
 void check_first(const char* op, const char* name, const TensorList& list) {
   std::unordered_set<const void*> seen;
   for (std::size_t i = 0; i < list.size(); ++i) {
-    require(list[i].defined(), op, ": ", name, "[", i, "] is undefined");
-    require(list[i].layout() == at::kStrided, op, ": ", name, "[", i,
-            "] is sparse, expected a strided tensor");
+    check_strided(op, name, i, list[i]);
     if (list[i].is_meta() || list[i].numel() == 0) continue;
     require(seen.insert(list[i].const_data_ptr()).second, op, ": ", name, "[", i,
             "] is the memory of an earlier tensor of the list; list a tied weight once");
   }
+}
+
+void check_strided(const char* op, const char* name, std::size_t i, const at::Tensor& tensor) {
+  require(tensor.defined(), op, ": ", name, "[", i, "] is undefined");
+  require(tensor.layout() == at::kStrided, op, ": ", name, "[", i, "] is sparse, expected a strided tensor");
+}
+
+void check_matches(const char* op, const char* name, std::size_t i, const at::Tensor& tensor,
+                   const char* model_name, std::size_t model_i, const at::Tensor& model) {
+  // Messages are composed only when needed: this runs for every tensor of every step. Symbolic sizes let the
+  // same check serve torch.compile with dynamic shapes.
+  if (!tensor.sym_sizes().equals(model.sym_sizes())) [[unlikely]]
+    throw ArgumentError(str(op, ": ", name, "[", i, "] has shape ", shape_string(tensor.sizes()), ", but ",
+                            model_name, "[", model_i, "] has ", shape_string(model.sizes())));
+  if (tensor.device() != model.device()) [[unlikely]]
+    throw ArgumentError(str(op, ": ", name, "[", i, "] is on ", tensor.device().str(), ", but ", model_name,
+                            "[", model_i, "] is on ", model.device().str()));
 }
 
 void check_like(const char* op, const char* name, const TensorList& list, const char* model_name,
@@ -28,23 +43,22 @@ void check_like(const char* op, const char* name, const TensorList& list, const 
   for (std::size_t i = 0; i < list.size(); ++i) {
     const auto& t = list[i];
     const auto& m = model[i];
-    require(t.defined(), op, ": ", name, "[", i, "] is undefined");
-    require(t.layout() == at::kStrided, op, ": ", name, "[", i, "] is sparse, expected a strided tensor");
-    require(t.sizes() == m.sizes(), op, ": ", name, "[", i, "] has shape ", shape_string(t.sizes()), ", but ",
-            model_name, "[", i, "] has ", shape_string(m.sizes()));
-    require(t.device() == m.device(), op, ": ", name, "[", i, "] is on ", t.device().str(), ", but ",
-            model_name, "[", i, "] is on ", m.device().str());
-    require(!rule.same_dtype || t.scalar_type() == m.scalar_type(), op, ": ", name, "[", i, "] is ",
-            dtype_name(t.scalar_type()), ", but ", model_name, "[", i, "] is ", dtype_name(m.scalar_type()));
-    require(!rule.dtype || t.scalar_type() == *rule.dtype, op, ": ", name, "[", i, "] is ",
-            dtype_name(t.scalar_type()), ", expected ", dtype_name(rule.dtype.value_or(at::kFloat)));
+    check_strided(op, name, i, t);
+    check_matches(op, name, i, t, model_name, i, m);
+    if (rule.same_dtype && t.scalar_type() != m.scalar_type()) [[unlikely]]
+      throw ArgumentError(str(op, ": ", name, "[", i, "] is ", dtype_name(t.scalar_type()), ", but ",
+                              model_name, "[", i, "] is ", dtype_name(m.scalar_type())));
+    if (rule.dtype && t.scalar_type() != *rule.dtype) [[unlikely]]
+      throw ArgumentError(str(op, ": ", name, "[", i, "] is ", dtype_name(t.scalar_type()), ", expected ",
+                              dtype_name(*rule.dtype)));
   }
 }
 
 void check_floating(const char* op, const char* name, const TensorList& list) {
   for (std::size_t i = 0; i < list.size(); ++i)
-    require(list[i].is_floating_point(), op, ": ", name, "[", i, "] is ", dtype_name(list[i].scalar_type()),
-            ", expected a floating-point type");
+    if (!list[i].is_floating_point()) [[unlikely]]
+      throw ArgumentError(str(op, ": ", name, "[", i, "] is ", dtype_name(list[i].scalar_type()),
+                              ", expected a floating-point type"));
 }
 
 void check_finite(const char* op, const char* name, double value) {

@@ -27,6 +27,10 @@ void check_first(const char* op, const char* name, const TensorList& list);
 /// Another list: one tensor per tensor of `model`, of the same shape and device.
 void check_like(const char* op, const char* name, const TensorList& list, const char* model_name,
                 const TensorList& model, const ListRule& rule);
+/// One tensor, called name[i] in messages: defined and strided; of the shape and device of another.
+void check_strided(const char* op, const char* name, std::size_t i, const at::Tensor& tensor);
+void check_matches(const char* op, const char* name, std::size_t i, const at::Tensor& tensor,
+                   const char* model_name, std::size_t model_i, const at::Tensor& model);
 void check_floating(const char* op, const char* name, const TensorList& list);
 void check_finite(const char* op, const char* name, double value);
 

@@ -221,6 +221,20 @@ TEST(Model, ChannelsLastAndDtypesKeepIdentity) {
   EXPECT_TRUE(at::allclose(model.forward(x.to(at::kDouble)).to(at::kFloat), plain, 1e-4, 1e-5));
 }
 
+TEST(Model, MovesToCuda) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
+  Model model(build_graph("resnet20", {.width = 0.5}), kRng);
+  model.train(false);
+  const auto x = kRng.child(6).normal({2, 3, 32, 32});
+  const auto weight = get(model.state(), "conv1.weight");
+  const auto expected = model.forward(x);
+  model.to(at::Device(at::kCUDA));
+  EXPECT_TRUE(weight.is_cuda());
+  // TF32 convolutions may be on: ten bits of mantissa through twenty layers.
+  EXPECT_TRUE(at::allclose(model.forward(x.to(at::kCUDA)).cpu(), expected, 0.05, 0.05));
+  EXPECT_THROW(model.forward(x.to(at::kCUDA).to(at::kDouble)), ArgumentError);
+}
+
 TEST(Model, DropoutByStreamRepeats) {
   Model model(build_graph("mlp", {.widths = {4000}, .dropout = 0.25}), kRng);
   const auto x = kRng.child(5).normal({2, 1, 28, 28});
