@@ -127,8 +127,8 @@ def rigl_updates(torch, ops, weights, grads, masks):
 
     def glyptic_update():
         kept = ops.topk_masks(w1, [], m1, [], keep)
-        grown = ops.topk_masks(grads, [], [], kept, grow)
-        ops.mask_update_(w1, m1, v1, counts, [a | b for a, b in zip(kept, grown)])
+        kept_and_grown = ops.topk_masks(grads, [], [], kept, grow, merge_excluded=True)
+        ops.mask_update_(w1, m1, v1, counts, kept_and_grown)
 
     w2, v2, m2 = state()
 

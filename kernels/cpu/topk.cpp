@@ -83,6 +83,14 @@ bool eligible_at(const TopKEntry& e, int64_t i) {
   return (!e.candidate || e.candidate[i]) && !(e.exclude && e.exclude[i]);
 }
 
+/// mask = mask or exclude, where the task asks for it.
+void merge_excluded(const TopKTask& task, const TopKEntry& e, int64_t begin, int64_t n) {
+  if (!task.merge_excluded || !e.exclude) return;
+  const uint8_t* __restrict no = e.exclude + begin;
+  uint8_t* __restrict mask = e.mask + begin;
+  for (int64_t i = 0; i < n; ++i) mask[i] |= no[i] != 0;
+}
+
 /// ok[i] = 1 where a candidate, else 0. Returns whether any is.
 bool eligible(const TopKEntry& e, int64_t begin, int64_t n, uint8_t* __restrict ok) {
   if (!e.candidate && !e.exclude) {
@@ -286,6 +294,7 @@ void scan_chunk(const TopKTask& task, const Group& g, int64_t entry, int64_t beg
     const int64_t n = end - at < kBlock ? end - at : kBlock;
     if (!eligible(e, at, n, ok)) {
       __builtin_memset(e.mask + at, 0, static_cast<std::size_t>(n));
+      merge_excluded(task, e, at, n);
       continue;
     }
     keys_of(task, entry, at, n, key);
@@ -300,6 +309,7 @@ void scan_chunk(const TopKTask& task, const Group& g, int64_t entry, int64_t beg
     else
       scan_block<true>(key, ok, g.lo, g.hi, to_mask, inside, sum);
     if (n < kBlock) __builtin_memcpy(e.mask + at, above, static_cast<std::size_t>(n));
+    merge_excluded(task, e, at, n);
     if (sum.inside == before || !collecting || chunk.crowded) continue;
     if (may_crowd && sum.inside > kTopKChunk / 4) {
       chunk.crowded = true;
@@ -453,6 +463,7 @@ int64_t write_above(const TopKTask& task, int64_t entry, int64_t begin, int64_t 
       here += (key[i] == threshold) & ok[i];
     }
     equals += here;
+    merge_excluded(task, e, at, n);
   }
   return equals;
 }

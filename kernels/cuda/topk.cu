@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) write_above(TopKTask task, ChunkMap 
       above = key > threshold;
       equals += key == threshold;
     }
-    e.mask[i] = above;
+    e.mask[i] = above || (task.merge_excluded && e.exclude && e.exclude[i]);
   }
   equals = block_sum(equals);
   if (threadIdx.x == 0) s.equals[blockIdx.x] = static_cast<Count>(equals);

@@ -436,7 +436,8 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
                                kinds[static_cast<int64_t>(args.score)],
                                static_cast<float>(args.lambda),
                                args.seed,
-                               args.stream};
+                               args.stream,
+                               args.merge_excluded};
   std::vector<kernels::TopKReport> report(groups);
   if (path == Path::cpu) {
     require<Error>(GLYPTIC_SELECT(topk)(task, report.data(), at::get_num_threads()), op, ": out of memory");

@@ -160,6 +160,7 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
   const auto put = [&](std::size_t i, const at::Tensor& index) {
     auto flat = at::zeros({a[i].numel()}, a[i].options().dtype(at::kBool));
     flat.index_fill_(0, index, true);
+    if (args.merge_excluded && !exclude.empty()) flat.logical_or_(exclude[i].reshape(-1));
     masks[i].copy_(flat.view(a[i].sizes()));
   };
   if (!global) {

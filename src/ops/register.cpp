@@ -46,10 +46,11 @@ void apply(at::TensorList tensors, at::TensorList masks) {
 
 std::vector<at::Tensor> topk(at::TensorList a, at::TensorList b, at::TensorList candidates,
                              at::TensorList exclude, at::IntArrayRef k, bool across, c10::string_view score,
-                             double mest_lambda, int64_t seed, int64_t stream) {
+                             double mest_lambda, bool merge_excluded, int64_t seed, int64_t stream) {
   TopKArgs args;
   args.score = named<Score>("topk_masks", "score", score, kScores);
   args.lambda = mest_lambda;
+  args.merge_excluded = merge_excluded;
   args.seed = static_cast<uint64_t>(seed);
   args.stream = static_cast<uint64_t>(stream);
   return topk_masks(list(a), list(b), list(candidates), list(exclude), k.vec(), across, args);
@@ -116,7 +117,8 @@ TORCH_LIBRARY(glyptic, m) {
   m.def("mask_apply_(Tensor(a!)[] tensors, Tensor[] masks) -> ()", tags);
   m.def(
       "topk_masks(Tensor[] a, Tensor[] b, Tensor[] candidates, Tensor[] exclude, int[] k, *, "
-      "bool across_tensors=False, str score='magnitude', float mest_lambda=0.0, int seed=0, int stream=0) "
+      "bool across_tensors=False, str score='magnitude', float mest_lambda=0.0, bool merge_excluded=False, "
+      "int seed=0, int stream=0) "
       "-> Tensor[]",
       tags);
   m.def(

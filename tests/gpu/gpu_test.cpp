@@ -123,17 +123,21 @@ TEST_F(Gpu, TopKEqualsTheCpu) {
     args.score = static_cast<Score>(trial % 5), args.lambda = 0.3, args.seed = 4;
     args.stream = static_cast<uint64_t>(trial);
     const auto candidates = trial % 3 ? masks_like(a, 0.5) : TensorList{};
+    const auto exclude = trial % 4 ? masks_like(a, 0.2) : TensorList{};
+    args.merge_excluded = trial % 2;
     const bool global = trial % 7 < 3;
     std::vector<int64_t> k;
     int64_t total = 0;
     for (std::size_t i = 0; i < a.size(); ++i) {
-      const int64_t n = candidates.empty() ? a[i].numel() : candidates[i].sum().item<int64_t>();
+      auto eligible = candidates.empty() ? torch::ones(a[i].sizes(), at::kBool) : candidates[i];
+      if (!exclude.empty()) eligible = eligible.logical_and(exclude[i].logical_not());
+      const auto n = eligible.sum().item<int64_t>();
       total += n;
       k.push_back(trial % 5 == 0 ? n : n / 3);
     }
     if (global) k = {trial % 5 == 0 ? total : total / 3};
-    const auto expected = topk_masks(a, b, candidates, {}, k, global, args);
-    const auto masks = topk_masks(on_gpu(a), on_gpu(b), on_gpu(candidates), {}, k, global, args);
+    const auto expected = topk_masks(a, b, candidates, exclude, k, global, args);
+    const auto masks = topk_masks(on_gpu(a), on_gpu(b), on_gpu(candidates), on_gpu(exclude), k, global, args);
     ASSERT_TRUE(same_bits(on_cpu(masks), expected)) << trial;
   }
   const auto bad = torch::tensor({1.f, NAN}).cuda();

@@ -25,6 +25,7 @@ struct Case {
   KeyKind kind = KeyKind::magnitude;
   float lambda = 0.5f;
   uint64_t seed = 11, stream = 5;
+  bool merge = false;
 };
 
 bool eligible(const Layer& layer, std::size_t i) {
@@ -84,6 +85,8 @@ std::vector<std::vector<uint8_t>> by_sorting(const Case& c) {
       take(items, c.k[l]);
   }
   if (c.global) take(all, c.k[0]);
+  for (std::size_t l = 0; c.merge && l < c.layers.size(); ++l)
+    for (std::size_t i = 0; i < c.layers[l].exclude.size(); ++i) masks[l][i] |= c.layers[l].exclude[i];
   return masks;
 }
 
@@ -111,9 +114,11 @@ std::vector<std::vector<uint8_t>> run(const Case& c, Kernel kernel, int threads,
     entries.push_back({layer.a.data(), or_null(layer.b), or_null(layer.candidate), or_null(layer.exclude),
                        masks[l].data(), static_cast<int64_t>(layer.a.size())});
   }
-  const TopKTask task{
-      entries.data(), static_cast<int64_t>(entries.size()), c.k.data(), c.global, c.kind, c.lambda, c.seed,
-      c.stream};
+  const TopKTask task{entries.data(), static_cast<int64_t>(entries.size()),
+                      c.k.data(),     c.global,
+                      c.kind,         c.lambda,
+                      c.seed,         c.stream,
+                      c.merge};
   std::vector<TopKReport> own(c.k.size());
   EXPECT_TRUE(kernel(task, own.data(), threads));
   if (report) *report = own;
@@ -143,6 +148,7 @@ Case random_case(Engine& engine, std::size_t largest) {
   Case c;
   c.kind = static_cast<KeyKind>(engine() % 5);
   c.global = engine() % 2 == 0;
+  c.merge = engine() % 2 == 0;
   c.lambda = engine() % 3 == 0 ? -0.25f : 0.5f;
   const int data = static_cast<int>(engine() % testing_support::kDataKinds);
   const double densities[] = {0.0, 0.1, 0.9, 1.0};

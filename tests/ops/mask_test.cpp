@@ -107,7 +107,11 @@ TEST(MaskUpdate, OneRigLEventByHand) {
   EXPECT_TRUE(at::equal(keep[0].nonzero().view(-1), torch::tensor({0, 2, 3})));
   const auto grow = topk_masks({g}, {}, {}, keep, {2}, false, {});
   EXPECT_TRUE(at::equal(grow[0].nonzero().view(-1), torch::tensor({1, 6})));
-  const auto counts = mask_update_({w}, {mask}, {{v}}, {keep[0].logical_or(grow[0])});
+  TopKArgs merge;
+  merge.merge_excluded = true;
+  const auto next = topk_masks({g}, {}, {}, keep, {2}, false, merge);
+  EXPECT_TRUE(at::equal(next[0], keep[0].logical_or(grow[0])));
+  const auto counts = mask_update_({w}, {mask}, {{v}}, next);
   EXPECT_TRUE(at::equal(mask.nonzero().view(-1), torch::tensor({0, 1, 2, 3, 6})));
   EXPECT_TRUE(same_bits(w, torch::tensor({.9f, -.05f, .4f, .3f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f})));
   EXPECT_TRUE(same_bits(v, torch::tensor({1.f, 2.f, 3.f, 4.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f})));

@@ -25,6 +25,7 @@ TEST(TopKMasks, EqualsTheComposite) {
     const auto b = values_like(a);
     TopKArgs args;
     args.score = kScores[trial % 5];
+    args.merge_excluded = trial % 2;
     args.lambda = 0.3, args.seed = 99, args.stream = static_cast<uint64_t>(trial);
     const auto candidates = trial % 3 ? masks_like(a, 0.5) : TensorList{};
     const auto exclude = trial % 4 ? masks_like(a, 0.3) : TensorList{};

@@ -38,6 +38,7 @@ struct TopKTask {
   KeyKind kind;
   float lambda;
   uint64_t seed, stream;
+  bool merge_excluded;  ///< the mask is also 1 where `exclude` is: the union in the same pass
 };
 
 /// What to check before the masks are used. Per group (host memory on the CPU, device memory on the GPU).

@@ -49,17 +49,18 @@ void mask_apply_(const TensorList& tensors, const TensorList& masks);
 enum class Score : int64_t {
   magnitude = 0,   ///< |a|
   mest = 1,        ///< |a| + lambda |b|  (MEST, arXiv 2110.14032)
-  taylor = 2,      ///< (a b)^2
+  taylor = 2,      ///< (a b)^2, ranked by |a b|, which cannot underflow
   random = 3,      ///< Philox word of (seed, stream + position in the list, index): a uniform choice
   raw = 4          ///< a itself, any sign
 };
 
-/// Exact top-k by three-pass radix select. Ties go to the lower index (global: to the earlier tensor, then the
+/// Exact top-k (how: kernels/topk.h). Ties go to the lower index (global: to the earlier tensor, then the
 /// lower index). A non-finite score of a candidate is an ArgumentError that names the position in the list.
 struct TopKArgs {
   Score score = Score::magnitude;
   double lambda = 0;
   uint64_t seed = 0, stream = 0;
+  bool merge_excluded = false;  ///< masks are also true where `exclude` is: kept and grown in one pass
 };
 /// Returns bool masks of the shapes of `a`, true on the k selected.
 /// Candidates: where `candidates` (empty list: everywhere) and not `exclude` (empty: nowhere).
