@@ -203,10 +203,10 @@ def _is_batch_size(value: Any) -> bool:
     if not isinstance(value, torch.fx.Node):
         return False
     if value.op == "call_method" and value.target == "size":
-        return len(value.args) == 2 and value.args[1] == 0
+        return len(value.args) == 2 and bool(value.args[1] == 0)
     if value.op == "call_function" and value.target is operator.getitem:
         source = value.args[0]
-        if value.args[1] != 0 or not isinstance(source, torch.fx.Node):
+        if bool(value.args[1] != 0) or not isinstance(source, torch.fx.Node):
             return False
         by_method = source.op == "call_method" and source.target == "size"
         return by_method or (source.op == "call_function" and source.target is getattr)
@@ -216,7 +216,7 @@ def _is_batch_size(value: Any) -> bool:
 def _is_shape(node: torch.fx.Node) -> bool:
     if node.op == "call_method" and node.target == "size":
         return True
-    if node.op == "call_function" and node.target is getattr and node.args[1] == "shape":
+    if node.op == "call_function" and node.target is getattr and bool(node.args[1] == "shape"):
         return True
     return node.op == "call_function" and node.target is operator.getitem and _is_shape_source(node.args[0])
 

@@ -34,3 +34,24 @@ def test_public_names_have_docstrings():
             member = getattr(module, name)
             if callable(member):
                 assert member.__doc__, f"{module.__name__}.{name}"
+
+
+def test_stub_names_what_the_binding_has():
+    import ast
+    import inspect
+    import pathlib
+
+    from glyptic import _C
+
+    stub = pathlib.Path(inspect.getfile(glyptic)).resolve().parent / "_C.pyi"
+    declared = {
+        node.name if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else node.target.id
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AnnAssign))
+    }
+    built = {name for name in dir(_C) if not name.startswith("_")}
+    assert declared == built
+    for node in ast.parse(stub.read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.body and isinstance(node.body[0], ast.FunctionDef):
+            methods = {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
+            assert {m for m in vars(getattr(_C, node.name)) if not m.startswith("_")} == {m for m in methods if not m.startswith("_")}
