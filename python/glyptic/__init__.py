@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import torch as _torch
 
-from . import _build
+from ._build import TORCH_VERSION as _TORCH_VERSION
+from ._build import VERSION as __version__
 
 
 def _check_torch() -> None:
-    built, running = _build.TORCH_VERSION.split("+")[0], _torch.__version__.split("+")[0]
+    built, running = _TORCH_VERSION.split("+")[0], _torch.__version__.split("+")[0]
     if built.split(".")[:2] != running.split(".")[:2]:
         raise ImportError(
             f"this glyptic was built for torch {built}, but torch {running} is installed; install torch=={built}, or "
@@ -43,8 +44,6 @@ from ._C import (  # noqa: E402
     load_safetensors,
     save_safetensors,
 )
-
-__version__: str = _build.VERSION
 
 __all__ = [
     "ArgumentError",
