@@ -4,6 +4,13 @@
 //
 // Lists of tensors are "one entry per parameter". Masks are bool, `true` keeps; an empty list of masks means
 // everything is kept. All in-place operators run outside autograd, bump version counters, and return nothing.
+//
+// "x * mask" means: x where the mask is true, +0 where it is false, also if x was NaN or -0. Fast paths serve float32
+// (masks and gathers: any type) in any dense layout that the tensors of an entry share; other entries of the same
+// call go through the composite. The results of the CPU and CUDA kernels agree bit for bit, and depend neither on the
+// number of threads nor on the instruction set. In Python, enumerations are strings ("magnitude", "umm", "normal"),
+// `global` is `across_tensors`, `lambda` is `mest_lambda`, and the states of mask_update_ are one flat list with a
+// count per weight.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -71,11 +78,12 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
 
 /// Puts `new_masks` in force, in one pass: masks = new_masks; weights and every state tensor are 0 where the new
 /// mask is false, and where it is true but the old one was false (grown); entries true in both are untouched.
-/// `states[i]` are the optimizer tensors of weight i. Returns int64 [L, 3]: dropped, grown, now active.
+/// `states[i]` are the optimizer tensors of weight i, of any type. Returns int64 [L, 3] on the device of the first
+/// weight: dropped, grown, now active.
 at::Tensor mask_update_(const TensorList& weights, const TensorList& masks,
                         const std::vector<TensorList>& states, const TensorList& new_masks);
 
-/// Per output row of each weight ([C, ...] -> float32 [C]).
+/// Per output row of each weight ([C, ...] -> float32 [C]). Only masked_mean reads `masks`.
 enum class ChannelScore : int64_t {
   umm = 0,             ///< mean of |w| over all positions, masked zeros included (Chase, arXiv 2305.19454)
   masked_mean = 1,     ///< mean of |w| over mask = 1; 0 for an empty row
@@ -89,7 +97,8 @@ TensorList channel_scores(const TensorList& weights, const TensorList& masks, Ch
 at::Tensor channel_gather(const at::Tensor& weight, const at::Tensor& rows, const at::Tensor& cols);
 
 /// Fills a float32, float64, bfloat16 or float16 tensor from a Philox stream: index i of the flattened tensor gets
-/// number `offset + i`. The same bits on CPU and CUDA.
+/// number `offset + i` (of what: kernels/philox_fill.h). The same bits on CPU and CUDA. Each number is a float32 that
+/// is converted to the type of `out`: [0, 1), standard normal, or +-1.
 enum class Distribution : int64_t { uniform = 0, normal = 1, rademacher = 2 };
 void philox_fill_(const at::Tensor& out, uint64_t seed, uint64_t stream, int64_t offset, Distribution distribution);
 
