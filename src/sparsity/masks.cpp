@@ -25,14 +25,15 @@ MaskEditor::MaskEditor(std::vector<Layer>& layers, const std::vector<ParameterSt
   for (const auto& layer : layers_) kept_.push_back(layer.mask);
 }
 
-std::vector<int64_t> MaskEditor::counts() const {
-  std::vector<int64_t> counts;
-  for (std::size_t l = 0; l < layers_.size(); ++l)
-    counts.push_back(kept_[l].is_same(layers_[l].mask) ? layers_[l].active : kept_[l].sum().item<int64_t>());
-  return counts;
+std::vector<int64_t> MaskEditor::counts() {
+  if (counts_.empty()) {
+    for (std::size_t l = 0; l < layers_.size(); ++l)
+      counts_.push_back(kept_[l].is_same(layers_[l].mask) ? layers_[l].active : kept_[l].sum().item<int64_t>());
+  }
+  return counts_;
 }
 
-int64_t MaskEditor::active() const {
+int64_t MaskEditor::active() {
   const auto all = counts();
   return std::accumulate(all.begin(), all.end(), int64_t{0});
 }
@@ -95,7 +96,9 @@ ops::TensorList MaskEditor::excluded() const {
 }
 
 void MaskEditor::select(const std::vector<int64_t>& k, bool global, Criterion criterion, bool growing) {
-  const auto by = scores(criterion, growing ? "growing" : "dropping");
+  auto by = scores(criterion, growing ? "growing" : "dropping");
+  const bool merge = growing && dead_.empty();  // what is excluded is then exactly what is kept
+  by.args.merge_excluded = merge;
   ops::TensorList chosen;
   try {
     chosen = growing ? ops::topk_masks(by.a, by.b, {}, excluded(), k, global, by.args)
@@ -110,9 +113,15 @@ void MaskEditor::select(const std::vector<int64_t>& k, bool global, Criterion cr
                   layers_[l].name, "' is not finite; lower the learning rate or look for a NaN in the data"));
     throw;
   }
-  if (growing)
+  if (growing && !merge)
     for (std::size_t l = 0; l < kept_.size(); ++l) chosen[l].logical_or_(kept_[l]);
   kept_ = std::move(chosen);
+  if (global) {
+    counts_.clear();
+  } else {
+    counts();
+    for (std::size_t l = 0; l < k.size(); ++l) counts_[l] = growing ? counts_[l] + k[l] : k[l];
+  }
 }
 
 void MaskEditor::keep(const std::vector<int64_t>& keep, Criterion criterion) {
@@ -161,7 +170,7 @@ int64_t MaskEditor::grow_global(int64_t grow, Criterion criterion) {
   return std::max<int64_t>(grow, 0);
 }
 
-MaskEditor::Report MaskEditor::commit() {
+MaskEditor::Report MaskEditor::commit(bool remember_grown) {
   const at::NoGradGuard no_grad;
   ops::TensorList weights, masks;
   std::vector<ops::TensorList> states;
@@ -170,8 +179,9 @@ MaskEditor::Report MaskEditor::commit() {
     weights.push_back(layers_[l].weight);
     masks.push_back(layers_[l].mask);
     states.push_back(states_[l].state);
-    grown_.push_back(kept_[l].is_same(layers_[l].mask) ? at::Tensor()
-                                                       : kept_[l].logical_and(layers_[l].mask.logical_not()));
+    const bool changed = !kept_[l].is_same(layers_[l].mask);
+    grown_.push_back(remember_grown && changed ? kept_[l].logical_and(layers_[l].mask.logical_not())
+                                               : at::Tensor());
   }
   // An untouched mask may be handed in as its own successor; a copy keeps the operator free of aliases.
   for (std::size_t l = 0; l < kept_.size(); ++l)

@@ -220,8 +220,9 @@ void Sparsifier::update_masks(const std::vector<ParameterState>& states) {
                     options_.mest_lambda, options_.drop_noise);
   EventContext event{step_, editor, layers_, by_layer, parameters_, states};
   method_->update(event);
-  const auto report = editor.commit();
-  initialize_grown(editor, by_layer);
+  const bool initialize = options_.grow_init != "zeros" || options_.grow_state != "zero";
+  const auto report = editor.commit(initialize);
+  if (initialize) initialize_grown(editor, by_layer);
   score_sums_.clear();
   ++event_count_;
   int64_t live = 0;
@@ -232,7 +233,6 @@ void Sparsifier::update_masks(const std::vector<ParameterState>& states) {
 
 void Sparsifier::initialize_grown(const MaskEditor& editor, const std::vector<ParameterState>& states) {
   const bool values = options_.grow_init != "zeros", state = options_.grow_state != "zero";
-  if (!values && !state) return;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const auto& grown = editor.grown()[l];
     if (!grown.defined()) continue;

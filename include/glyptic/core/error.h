@@ -73,7 +73,7 @@ std::string str(const Args&... args) {
 template <class E = ArgumentError, class... Args>
 void require(bool condition, const Args&... args) {
   if (!condition) [[unlikely]]
-    throw E(str(args...));
+    throw E(::glyptic::str(args...));
 }
 
 }  // namespace glyptic

@@ -40,8 +40,8 @@ class MaskEditor {
              double lambda, double drop_noise);
 
   const std::vector<Layer>& layers() const { return layers_; }
-  std::vector<int64_t> counts() const;  ///< active per layer, edits so far included
-  int64_t active() const;
+  std::vector<int64_t> counts();  ///< active per layer, edits so far included
+  int64_t active();
   int64_t size() const;
 
   /// Positions outside which nothing grows (bool per layer, true = dead), e.g. removed channels.
@@ -59,9 +59,9 @@ class MaskEditor {
   struct Report {
     int64_t dropped = 0, grown = 0, active = 0;
   };
-  /// Puts the edits in force on masks, weights and optimizer state.
-  Report commit();
-  /// Bool per layer: active now and not before this event. Valid after commit.
+  /// Puts the edits in force on masks, weights and optimizer state. `remember_grown` fills `grown()`.
+  Report commit(bool remember_grown = false);
+  /// Bool per layer: active now and not before this event; undefined where nothing changed.
   const ops::TensorList& grown() const { return grown_; }
 
  private:
@@ -77,7 +77,8 @@ class MaskEditor {
   const std::vector<ParameterState>& states_;
   RngStream rng_;
   double lambda_, drop_noise_;
-  ops::TensorList kept_;  ///< edited masks
+  ops::TensorList kept_;          ///< edited masks
+  std::vector<int64_t> counts_;   ///< their sums, empty when unknown (after a global selection)
   ops::TensorList dead_;
   ops::TensorList grown_;
 };
