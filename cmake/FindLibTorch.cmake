@@ -19,7 +19,9 @@ endif()
 
 if(NOT LIBTORCH_ROOT)
   if(NOT GLYPTIC_PYTHON)
-    if(DEFINED ENV{VIRTUAL_ENV} AND EXISTS "$ENV{VIRTUAL_ENV}/bin/python")
+    if(SKBUILD AND DEFINED Python_EXECUTABLE)  # a wheel belongs to the interpreter that builds it
+      set(GLYPTIC_PYTHON "${Python_EXECUTABLE}" CACHE FILEPATH "Python whose torch package is used" FORCE)
+    elseif(DEFINED ENV{VIRTUAL_ENV} AND EXISTS "$ENV{VIRTUAL_ENV}/bin/python")
       set(GLYPTIC_PYTHON "$ENV{VIRTUAL_ENV}/bin/python" CACHE FILEPATH "Python whose torch package is used")
     elseif(DEFINED Python_EXECUTABLE)
       set(GLYPTIC_PYTHON "${Python_EXECUTABLE}" CACHE FILEPATH "Python whose torch package is used")
