@@ -89,6 +89,8 @@ void SparsityOptions::declare(Options& o) {
           between(0, 1));
   o.field("hard_phase", hard_phase, "chase: last fraction of the run, with exactly the target count (T_dst)",
           between(0, 1));
+  o.field("process_group", process_group,
+          "name of the c10d group whose ranks train this network: masks come from rank 0, growth scores are averaged");
   o.field("seed", seed, "seed of the masks' random streams", at_least(0));
 }
 

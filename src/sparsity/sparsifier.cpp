@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 #include <torch/torch.h>
 
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
 
@@ -107,6 +108,10 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
     args.stream = rng.stream();
     masks = ops::topk_masks(weights, {}, {}, {}, counts, false, args);
   }
+  if (!options_.process_group.empty()) {
+    broadcast(masks, options_.process_group);
+    reduce_scores = [group = options_.process_group](ops::TensorList& scores) { all_reduce_mean(scores, group); };
+  }
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     layers_[l].mask = masks[l];
     layers_[l].active = masks[l].sum().item<int64_t>();
@@ -210,7 +215,7 @@ void Sparsifier::update_masks(const std::vector<ParameterState>& states) {
   if (reduce_scores) {
     ops::TensorList grads;
     for (auto& state : by_layer) {
-      if (state.grad.defined()) state.grad = state.grad.clone();
+      if (state.grad.defined()) state.grad = state.grad.clone();  // the optimizer's own stay as they are
       grads.push_back(state.grad);
     }
     reduce_scores(grads);

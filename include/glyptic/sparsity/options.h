@@ -67,6 +67,7 @@ struct SparsityOptions {
   double hard_phase = 0.1875;
 
   uint64_t seed = 0;
+  std::string process_group;
 
   /// Checks that need more than one field (for instance channel_floor against channel_sparsity).
   void check() const;
