@@ -12,6 +12,7 @@ METHODS = {
     "GMP": glyptic.sparsity.GMP,
     "SET": glyptic.sparsity.SET,
     "RigL": glyptic.sparsity.RigL,
+    "GraNet": glyptic.sparsity.GraNet,
     "Chase": glyptic.sparsity.Chase,
 }
 OPTIMIZERS = {
@@ -132,7 +133,7 @@ def test_density_one_is_dense_training():
         loss_of(dense, t).backward()
         dense_opt.step()
     for method in METHODS:
-        extra = {"channel_sparsity": 0.0} if method == "Chase" else {}
+        extra = {"Chase": {"channel_sparsity": 0.0}, "GraNet": {"initial_sparsity": 0.0}}.get(method, {})
         model, opt, s = make(method, density=1.0, **extra)
         train(model, opt, s, 1, 12)
         for a, b in zip(model.parameters(), dense.parameters(), strict=True):

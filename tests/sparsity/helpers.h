@@ -29,12 +29,9 @@ inline std::vector<std::string> weights_of(const nn::Graph& graph) {
 
 /// The method with its presets, on a schedule of `total` steps.
 inline sparsity::SparsityOptions options_for(const std::string& method, int64_t total, int64_t every) {
-  sparsity::SparsityOptions options;
-  Options declared;
-  options.declare(declared);
-  declared.set("update_every", every, "test");
-  declared.set("total_steps", total, "test");
-  declared.set("method", method, "test");
+  auto options = sparsity::options_of(method);
+  options.update_every = every;
+  options.total_steps = total;
   options.seed = 11;
   return options;
 }
