@@ -176,6 +176,12 @@ def test_chase_then_extract_then_train_on():
     assert [p.shape for p in again.parameters()] == [p.shape for p in small.parameters()]
 
 
+def test_networks_with_normalisation_are_masked_in_convolutions_and_linear_layers_only():
+    model = glyptic.nn.build("vgg_small", width=0.125, input_shape=(1, 12, 12))
+    s = glyptic.sparsity.RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), density=0.3, total_steps=10)
+    assert list(s.masks()) == [*(f"conv{i}.weight" for i in range(1, 7)), "fc.weight"]
+
+
 def test_plan_is_data():
     model, opt, s = make("Chase", total=24)
     train(model, opt, s, 1, 24)

@@ -31,7 +31,8 @@ def prunable_names(model: torch.nn.Module) -> list[str]:
     from ..nn import GraphModule
 
     if isinstance(model, GraphModule):
-        return [row["weight"] for row in model.graph.cost()["rows"]]
+        # Normalisation has weights too, but does no multiplications.
+        return list(dict.fromkeys(row["weight"] for row in model.graph.cost()["rows"] if row["macs"] > 0))
     first_name = {id(p): name for name, p in reversed(list(model.named_parameters()))}
     names: dict[str, None] = {}
     for module in model.modules():
