@@ -23,13 +23,6 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::vector<std::string> prunable_weights(const nn::Graph& graph) {
-  std::vector<std::string> names;
-  for (const auto& node : graph.nodes)
-    if (node.op == nn::Op::conv2d || node.op == nn::Op::linear) names.push_back(node.tensor("weight"));
-  return names;
-}
-
 // MACs of one sample, each layer's weighted by the share of its weights that is active.
 double effective_macs(const nn::Graph& graph, const sparsity::Sparsifier* sparsifier) {
   std::map<std::string, double> density;
@@ -229,7 +222,7 @@ class Run {
       if (sparsity::method_info(sparse.method).needs_groups)
         groups = nn::prunable_groups(graph_, sparse.channel_conv_to_linear);
       phase.sparsifier = std::make_unique<sparsity::Sparsifier>(phase.model->parameters(),
-                                                                prunable_weights(graph_), sparse, groups);
+                                                                nn::prunable_weights(graph_), sparse, groups);
     }
     return phase;
   }

@@ -299,4 +299,14 @@ std::vector<ChannelGroup> prunable_groups(const Graph& graph, bool conv_to_linea
   return groups;
 }
 
+std::vector<std::string> prunable_weights(const Graph& graph) {
+  std::vector<std::string> names;
+  for (const auto& node : graph.nodes) {
+    if (node.op != Op::conv2d && node.op != Op::linear) continue;
+    const auto name = node.tensor("weight");
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  return names;
+}
+
 }  // namespace glyptic::nn

@@ -170,6 +170,29 @@ int64_t MaskEditor::grow_global(int64_t grow, Criterion criterion) {
   return std::max<int64_t>(grow, 0);
 }
 
+void MaskEditor::exchange(double share, bool round_up, bool global, Criterion drop, Criterion grow_by) {
+  const auto part = [&](int64_t count) {
+    const double exact = share * static_cast<double>(count);
+    // 1e-9: 0.4 * 5 must be 2 whichever way the product was rounded.
+    const auto whole = static_cast<int64_t>(round_up ? std::ceil(exact - 1e-9) : std::floor(exact + 1e-9));
+    return std::min(count, whole);
+  };
+  if (global) {
+    const int64_t now = active(), dropped = part(now);
+    keep_global(now - dropped, drop);
+    grow_global(dropped, grow_by);
+    return;
+  }
+  auto kept = counts();
+  std::vector<int64_t> dropped;
+  for (auto& count : kept) {
+    dropped.push_back(part(count));
+    count -= dropped.back();
+  }
+  keep(kept, drop);
+  grow(dropped, grow_by);
+}
+
 MaskEditor::Report MaskEditor::commit(bool remember_grown) {
   const at::NoGradGuard no_grad;
   ops::TensorList weights, masks;

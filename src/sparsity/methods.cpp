@@ -1,24 +1,15 @@
-// The methods that need no channels: each is a few lines over distribution, schedule and criteria.
+// The methods that need no file of their own: each is a few lines over distribution, schedule and criteria.
 #include "glyptic/core/error.h"
 #include "glyptic/core/named_tensor.h"
 #include "glyptic/sparsity/chase.h"
 #include "glyptic/sparsity/distribution.h"
+#include "glyptic/sparsity/granet.h"
 #include "glyptic/sparsity/schedule.h"
 #include "glyptic/sparsity/sparsifier.h"
 
 namespace glyptic::sparsity {
 
 namespace {
-
-int64_t step_at(double fraction, int64_t total) {
-  return static_cast<int64_t>(std::llround(fraction * static_cast<double>(total)));
-}
-
-int64_t rounded_share(double fraction, int64_t count, bool up) {
-  const double share = fraction * static_cast<double>(count);
-  // 1e-9: 0.4 * 5 must be 2 whichever way the product was rounded.
-  return static_cast<int64_t>(up ? std::ceil(share - 1e-9) : std::floor(share + 1e-9));
-}
 
 /// A random mask that never changes: the baseline of everything.
 class StaticSparse final : public Method {
@@ -48,23 +39,8 @@ class DynamicSparse final : public Method {
   }
 
   void update(EventContext& event) override {
-    auto& edit = event.editor;
-    const double f = drop_fraction_(event.step);
-    const bool up = options_.drop_rounding == "ceil";
-    if (options_.scope == "global") {
-      const int64_t active = edit.active(), dropped = rounded_share(f, active, up);
-      edit.keep_global(active - dropped, drop_);
-      edit.grow_global(dropped, grow_);
-      return;
-    }
-    auto keep = edit.counts();
-    std::vector<int64_t> dropped;
-    for (auto& count : keep) {
-      dropped.push_back(std::min(count, rounded_share(f, count, up)));
-      count -= dropped.back();
-    }
-    edit.keep(keep, drop_);
-    edit.grow(dropped, grow_);
+    event.editor.exchange(drop_fraction_(event.step), options_.drop_rounding == "ceil",
+                          options_.scope == "global", drop_, grow_);
   }
 
  private:
@@ -84,9 +60,7 @@ class GradualMagnitude final : public Method {
   }
 
   std::vector<int64_t> initial_counts(const std::vector<Layer>& layers) const override {
-    auto at_start = options_;
-    at_start.density = 1 - options_.initial_sparsity;
-    return counts(layers, at_start);
+    return counts_at(1 - options_.initial_sparsity, layers);
   }
 
   // The last event is at `end_` whatever the interval, so that the final sparsity is exact.
@@ -96,25 +70,21 @@ class GradualMagnitude final : public Method {
 
   void update(EventContext& event) override {
     auto& edit = event.editor;
-    auto now = options_;
-    now.density =
+    const double density =
         1 - cubic_sparsity(event.step, options_.initial_sparsity, 1 - options_.density, begin_, end_);
     const auto drop = criterion_from_name(options_.drop_criterion, "sparsity.drop_criterion");
     if (options_.scope == "global") {
-      const auto target = std::llround(now.density * static_cast<double>(edit.size()));
+      const auto target = std::llround(density * static_cast<double>(edit.size()));
       edit.keep_global(std::min<int64_t>(target, edit.active()), drop);
       return;
     }
-    auto target = counts(event.layers, now);
+    auto target = counts_at(density, event.layers);
     const auto active = edit.counts();
     for (std::size_t l = 0; l < target.size(); ++l) target[l] = std::min(target[l], active[l]);
     edit.keep(target, drop);
   }
 
  private:
-  static std::vector<int64_t> counts(const std::vector<Layer>& layers, const SparsityOptions& options) {
-    return StaticSparse(options).initial_counts(layers);
-  }
   int64_t begin_, end_;
 };
 
@@ -128,6 +98,10 @@ auto maker() {
 }  // namespace
 
 std::vector<int64_t> Method::initial_counts(const std::vector<Layer>& layers) const {
+  return counts_at(options_.density, layers);
+}
+
+std::vector<int64_t> Method::counts_at(double density, const std::vector<Layer>& layers) const {
   std::vector<LayerShape> shapes;
   std::vector<int64_t> sizes;
   int64_t custom = 0;
@@ -136,14 +110,14 @@ std::vector<int64_t> Method::initial_counts(const std::vector<Layer>& layers) co
     sizes.push_back(layer.size());
     if (options_.custom_density.count(layer.name) != 0) ++custom;
   }
-  const auto densities = layer_densities(shapes, options_.density,
+  const auto densities = layer_densities(shapes, density,
                                          {.kind = distribution_from_name(options_.distribution),
                                           .erk_power = options_.erk_power,
                                           .custom_density = options_.custom_density});
   int64_t total = -1;  // K* = round(d N); custom densities move the sum
   if (custom == 0) {
     const auto n = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
-    total = std::llround(options_.density * static_cast<double>(n));
+    total = std::llround(density * static_cast<double>(n));
   }
   return layer_counts(densities, sizes, total, options_.min_per_layer);
 }
@@ -175,6 +149,7 @@ const std::vector<MethodInfo>& methods() {
        "released code",
        {{"grow_criterion", S("gradient")}, {"skip_optimizer_on_update", true}},
        maker<DynamicSparse>()},
+      granet_info(),
       chase_info(),
   };
   return table;

@@ -62,9 +62,10 @@ void SparsityOptions::declare(Options& o) {
           one_of({"layer", "global", "layer_erk"}));
   o.field("score_steps", score_steps, "growth ranks the mean gradient of this many steps up to the event",
           at_least(1));
-  o.field("initial_sparsity", initial_sparsity, "gmp: sparsity at the start", from_below(0, 1));
-  o.field("prune_begin", prune_begin, "gmp: fraction of the run at which the cubic starts", between(0, 1));
-  o.field("prune_end", prune_end, "gmp: fraction of the run at which the final sparsity is reached",
+  o.field("initial_sparsity", initial_sparsity, "gmp, granet: sparsity at the start", from_below(0, 1));
+  o.field("prune_begin", prune_begin, "gmp, granet: fraction of the run at which the cubic starts",
+          between(0, 1));
+  o.field("prune_end", prune_end, "gmp, granet: fraction of the run at which the final sparsity is reached",
           between(0, 1));
   o.field("channel_sparsity", channel_sparsity, "chase: share of the grouped channels that is removed (S_c)",
           from_below(0, 1));
@@ -106,6 +107,14 @@ void SparsityOptions::check() const {
           prune_end);
   require(method == "none" || method == "static" || total_steps > 0, "sparsity.total_steps is ", total_steps,
           "; the schedule of '", method, "' needs the number of optimizer steps");
+}
+
+SparsityOptions options_of(const std::string& method) {
+  SparsityOptions options;
+  Options declared;
+  options.declare(declared);
+  declared.set("method", method, "options_of");
+  return options;
 }
 
 }  // namespace glyptic::sparsity

@@ -50,4 +50,8 @@ double cubic_sparsity(int64_t step, double initial, double final_value, int64_t 
   return final_value + (initial - final_value) * left * left * left;
 }
 
+int64_t step_at(double fraction, int64_t total_steps) {
+  return std::llround(fraction * static_cast<double>(total_steps));
+}
+
 }  // namespace glyptic::sparsity

@@ -12,6 +12,7 @@ METHODS = {
     "GMP": glyptic.sparsity.GMP,
     "SET": glyptic.sparsity.SET,
     "RigL": glyptic.sparsity.RigL,
+    "GraNet": glyptic.sparsity.GraNet,
     "Chase": glyptic.sparsity.Chase,
 }
 OPTIMIZERS = {
@@ -132,7 +133,7 @@ def test_density_one_is_dense_training():
         loss_of(dense, t).backward()
         dense_opt.step()
     for method in METHODS:
-        extra = {"channel_sparsity": 0.0} if method == "Chase" else {}
+        extra = {"Chase": {"channel_sparsity": 0.0}, "GraNet": {"initial_sparsity": 0.0}}.get(method, {})
         model, opt, s = make(method, density=1.0, **extra)
         train(model, opt, s, 1, 12)
         for a, b in zip(model.parameters(), dense.parameters(), strict=True):
@@ -173,6 +174,12 @@ def test_chase_then_extract_then_train_on():
     # Twice is once.
     again = glyptic.sparsity.extract(result.model).model
     assert [p.shape for p in again.parameters()] == [p.shape for p in small.parameters()]
+
+
+def test_networks_with_normalisation_are_masked_in_convolutions_and_linear_layers_only():
+    model = glyptic.nn.build("vgg_small", width=0.125, input_shape=(1, 12, 12))
+    s = glyptic.sparsity.RigL(model, torch.optim.SGD(model.parameters(), lr=0.1), density=0.3, total_steps=10)
+    assert list(s.masks()) == [*(f"conv{i}.weight" for i in range(1, 7)), "fc.weight"]
 
 
 def test_plan_is_data():

@@ -20,21 +20,11 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   return x.sizes() == y.sizes() && std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
 }
 
-inline std::vector<std::string> weights_of(const nn::Graph& graph) {
-  std::vector<std::string> names;
-  for (const auto& node : graph.nodes)
-    if (node.op == nn::Op::conv2d || node.op == nn::Op::linear) names.push_back(node.tensor("weight"));
-  return names;
-}
-
 /// The method with its presets, on a schedule of `total` steps.
 inline sparsity::SparsityOptions options_for(const std::string& method, int64_t total, int64_t every) {
-  sparsity::SparsityOptions options;
-  Options declared;
-  options.declare(declared);
-  declared.set("update_every", every, "test");
-  declared.set("total_steps", total, "test");
-  declared.set("method", method, "test");
+  auto options = sparsity::options_of(method);
+  options.update_every = every;
+  options.total_steps = total;
   options.seed = 11;
   return options;
 }
@@ -65,8 +55,9 @@ struct Net {
     opt.lr = optimizer_name == "sgd" ? 0.05 : 1e-2;
     optimizer = std::make_unique<optim::Optimizer>(model->parameters(), opt);
     if (options.method != "none")
-      sparse = std::make_unique<sparsity::Sparsifier>(model->parameters(), weights_of(model->graph()),
-                                                      options, nn::prunable_groups(model->graph()));
+      sparse =
+          std::make_unique<sparsity::Sparsifier>(model->parameters(), nn::prunable_weights(model->graph()),
+                                                 options, nn::prunable_groups(model->graph()));
   }
 
   at::Tensor loss(int64_t t) const {

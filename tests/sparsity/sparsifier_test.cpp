@@ -129,6 +129,7 @@ TEST_P(EveryMethod, DensityOneIsDense) {
   const std::string method = GetParam();
   auto options = options_for(method, 30, 5);
   options.density = 1;
+  options.initial_sparsity = 0;
   options.channel_sparsity = 0;
   options.soft_extra = 0;
   Net sparse("mlp", 5, options, "sgd");
@@ -173,7 +174,8 @@ TEST_P(EveryMethod, ResumesToTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryMethod, ::testing::Values("static", "gmp", "set", "rigl", "chase"),
+INSTANTIATE_TEST_SUITE_P(All, EveryMethod,
+                         ::testing::Values("static", "gmp", "set", "rigl", "granet", "chase"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Property 6: GMP masks are nested and the last one has the exact sparsity, at whatever interval.

@@ -76,4 +76,8 @@ struct ChannelGroup {
 /// read by a linear layer is left out; linear -> linear always counts.
 std::vector<ChannelGroup> prunable_groups(const Graph& graph, bool conv_to_linear = false);
 
+/// Weights of all convolutions and linear layers in the order of the graph, each once: what sparse training
+/// masks.
+std::vector<std::string> prunable_weights(const Graph& graph);
+
 }  // namespace glyptic::nn

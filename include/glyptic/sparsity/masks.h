@@ -55,6 +55,9 @@ class MaskEditor {
   /// grew, fewer only where candidates run out (with a warning).
   int64_t grow(const std::vector<int64_t>& grow, Criterion criterion);
   int64_t grow_global(int64_t grow, Criterion criterion);
+  /// Drops this share of each layer's active weights, or of all of them together, and grows as many: counts
+  /// stay.
+  void exchange(double share, bool round_up, bool global, Criterion drop, Criterion grow);
 
   struct Report {
     int64_t dropped = 0, grown = 0, active = 0;

@@ -48,7 +48,7 @@ struct SparsityOptions {
   std::string scope = "layer";
   int64_t score_steps = 1;
 
-  // Gradual magnitude pruning (GMP).
+  // Gradual pruning (GMP, GraNet).
   double initial_sparsity = 0.0;
   double prune_begin = 0.0;
   double prune_end = 0.75;
@@ -73,5 +73,9 @@ struct SparsityOptions {
   void check() const;
   void declare(Options& options);
 };
+
+/// The options of a method with its reference's values, as `method: <name>` in a config gives them; change
+/// what you like. ConfigError for an unknown name.
+SparsityOptions options_of(const std::string& method);
 
 }  // namespace glyptic::sparsity

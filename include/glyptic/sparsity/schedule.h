@@ -23,4 +23,7 @@ Schedule drop_schedule(const std::string& name, double alpha, int64_t end, doubl
 /// between.
 double cubic_sparsity(int64_t step, double initial, double final_value, int64_t begin, int64_t end);
 
+/// The step at a fraction of the run, to the nearest.
+int64_t step_at(double fraction, int64_t total_steps);
+
 }  // namespace glyptic::sparsity

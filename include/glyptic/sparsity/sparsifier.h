@@ -51,6 +51,8 @@ class Method {
 
  protected:
   explicit Method(SparsityOptions options) : options_(std::move(options)) {}
+  /// Weights of each layer by the options' distribution at an overall `density`.
+  std::vector<int64_t> counts_at(double density, const std::vector<Layer>& layers) const;
   SparsityOptions options_;
 };
 

@@ -10,7 +10,7 @@ and at the end ``small = glyptic.sparsity.extract(model, s).model``.
 """
 
 from ._extract import Extraction, extract
-from ._sparsifier import GMP, SET, Chase, RigL, Sparsifier, Static
+from ._sparsifier import GMP, SET, Chase, GraNet, RigL, Sparsifier, Static
 from .functional import channel_scores, erk_densities, layer_counts, prune_and_grow, topk_mask
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SET",
     "Chase",
     "Extraction",
+    "GraNet",
     "RigL",
     "Sparsifier",
     "Static",

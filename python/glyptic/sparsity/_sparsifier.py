@@ -11,7 +11,7 @@ import torch
 from .. import _C
 from .._trace import trace
 
-__all__ = ["GMP", "SET", "Chase", "RigL", "Sparsifier", "Static"]
+__all__ = ["GMP", "SET", "Chase", "GraNet", "RigL", "Sparsifier", "Static"]
 
 _PRUNABLE = (
     torch.nn.Conv1d,
@@ -31,7 +31,8 @@ def prunable_names(model: torch.nn.Module) -> list[str]:
     from ..nn import GraphModule
 
     if isinstance(model, GraphModule):
-        return [row["weight"] for row in model.graph.cost()["rows"]]
+        # Normalisation has weights too, but does no multiplications.
+        return list(dict.fromkeys(row["weight"] for row in model.graph.cost()["rows"] if row["macs"] > 0))
     first_name = {id(p): name for name, p in reversed(list(model.named_parameters()))}
     names: dict[str, None] = {}
     for module in model.modules():
@@ -77,7 +78,7 @@ class Sparsifier:
         **options: Any,
     ) -> None:
         if not self.method:
-            raise TypeError("use a subclass: Static, GMP, SET, RigL or Chase")
+            raise TypeError("use a subclass: Static, GMP, SET, RigL, GraNet or Chase")
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
         name = type(optimizer).__name__
@@ -203,6 +204,16 @@ class RigL(Sparsifier):
     """Drop the smallest, grow where the dense gradient is largest (arXiv 1911.11134, Algorithm 1)."""
 
     method = "rigl"
+
+
+class GraNet(Sparsifier):
+    """Gradual pruning with regeneration (arXiv 2106.10404; implemented from the released code).
+
+    Each event prunes all layers together to a cubic sparsity, then drops a share of each layer's weights and grows as
+    many by gradient. Starts at ``initial_sparsity`` 0.5.
+    """
+
+    method = "granet"
 
 
 class Chase(Sparsifier):
