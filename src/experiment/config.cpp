@@ -129,7 +129,7 @@ void apply_map(const YAML::Node& map, const std::string& prefix, const std::stri
     } else if (options.is_group(name) && entry.second.IsNull()) {
       continue;  // a heading with nothing below it
     } else if (options.contains(name)) {
-      const auto at = place(file, entry.second.Mark());
+      const auto at = entry.second.IsNull() ? where : place(file, entry.second.Mark());
       options.set(name, node_value(entry.second, options.at(name), at), at);
     } else {
       options.set(name, std::string(), where);  // throws, with the nearest names
