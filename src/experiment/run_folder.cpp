@@ -48,7 +48,11 @@ RunFolder RunFolder::create(const std::string& path) {
   require(!path.empty(), "the run folder has no name; give one with --out");
   const fs::path folder(path);
   std::error_code error;
-  require(!fs::exists(folder / "config.yaml", error), "'", path,
+  // A run that ended before it computed anything (its data were missing) holds nothing that could be lost.
+  const auto metrics = fs::file_size(folder / "metrics.jsonl", error);
+  const bool begun =
+      (!error && metrics > 0) || fs::exists(folder / "checkpoints" / "last.safetensors", error);
+  require(!begun || !fs::exists(folder / "config.yaml", error), "'", path,
           "' already holds a run; continue it with: glyptic resume ", path, " (or give another --out)");
   fs::create_directories(folder / "checkpoints", error);
   if (error)

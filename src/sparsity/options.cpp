@@ -89,7 +89,7 @@ void SparsityOptions::declare(Options& o) {
           between(0, 1));
   o.field("hard_phase", hard_phase, "chase: last fraction of the run, with exactly the target count (T_dst)",
           between(0, 1));
-  o.field("seed", seed, "seed of the masks' random streams", at_least(0));
+  o.field("seed", seed, "seed of the masks' random streams; in a run 0 takes the run's", at_least(0));
 }
 
 void SparsityOptions::check() const {

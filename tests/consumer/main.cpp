@@ -25,11 +25,12 @@ int main() {
   sparsity::SparsityOptions options;
   options.method = "chase";
   options.scope = "global";
-  options.density = 0.3;
+  options.density = 0.1;
   options.total_steps = kSteps;
   options.update_every = 4;
   std::vector<std::string> prunable;
-  for (const auto& row : nn::cost(graph).rows) prunable.push_back(row.weight);
+  for (const auto& node : graph.nodes)
+    if (node.op == nn::Op::conv2d || node.op == nn::Op::linear) prunable.push_back(node.tensor("weight"));
   sparsity::Sparsifier sparsifier(model.parameters(), prunable, options, nn::prunable_groups(graph, false));
   optim::Optimizer optimizer(model.parameters(), {});
 

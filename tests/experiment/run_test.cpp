@@ -407,6 +407,8 @@ TEST_F(RunTest, FoldersAreTakenOnce) {
   write("a/config.yaml", "name: a\n");
   auto second = RunFolder::open(path("a"));
   expect_contains(error_of<ArgumentError>([&] { second.lock(); }), "another process is running in");
+  RunFolder::create(path("a"));  // nothing was computed yet, so nothing can be lost
+  write("a/metrics.jsonl", "{}\n");
   expect_contains(error_of<ArgumentError>([&] { RunFolder::create(path("a")); }),
                   "already holds a run; continue it with: glyptic resume " + path("a"));
   { auto moved = std::move(first); }  // its end releases the lock

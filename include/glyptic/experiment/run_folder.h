@@ -18,8 +18,8 @@ namespace glyptic::experiment {
 
 class RunFolder {
  public:
-  /// Makes the folder. ArgumentError when it already holds a run (`resume` continues one) or checkpoints of
-  /// one, MissingFileError when it cannot be made.
+  /// Makes the folder. ArgumentError when it already holds a run that has computed anything (`resume`
+  /// continues it) or checkpoints without a config, MissingFileError when it cannot be made.
   static RunFolder create(const std::string& path);
   /// Opens the folder of a run. MissingFileError when it holds none.
   static RunFolder open(const std::string& path);
