@@ -97,7 +97,7 @@ Value node_value(const YAML::Node& node, const Option& option, const std::string
       require<ConfigError>(number.has_value(), where, ": ", option.name, " holds ",
                            item.IsScalar() ? "'" + item.Scalar() + "'" : "a nested value", ", ", expected());
       if (const auto whole = as_integer(item.Scalar())) integers.push_back(*whole);
-      numbers.push_back(*number);
+      numbers.push_back(number.value_or(0));  // it has one: g++ 12 does not see that
     }
     if (integers.size() == numbers.size()) return integers;
     return numbers;
@@ -109,7 +109,7 @@ Value node_value(const YAML::Node& node, const Option& option, const std::string
           entry.second.IsScalar() && is_plain(entry.second) ? as_number(entry.second.Scalar()) : std::nullopt;
       require<ConfigError>(entry.first.IsScalar() && number.has_value(), where, ": ", option.name,
                            " is a mapping to something that is not a number, ", expected());
-      map[entry.first.Scalar()] = *number;
+      map[entry.first.Scalar()] = number.value_or(0);
     }
     return map;
   }
