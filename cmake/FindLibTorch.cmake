@@ -55,8 +55,13 @@ print(root, version, cuda.group(1) if cuda else '', sep=';', end='')"
   list(GET _libtorch_info 1 LIBTORCH_VERSION)
   list(GET _libtorch_info 2 LIBTORCH_CUDA_VERSION)
 endif()
+# A given LIBTORCH_ROOT is the plain archive, which names its version in one file, or a wheel's folder.
 if(NOT LIBTORCH_VERSION AND EXISTS "${LIBTORCH_ROOT}/build-version")
   file(STRINGS "${LIBTORCH_ROOT}/build-version" LIBTORCH_VERSION LIMIT_COUNT 1)
+endif()
+if(NOT LIBTORCH_VERSION AND EXISTS "${LIBTORCH_ROOT}/version.py")
+  file(STRINGS "${LIBTORCH_ROOT}/version.py" _libtorch_line REGEX "^__version__ = ")
+  string(REGEX REPLACE ".*'([^']+)'.*" "\\1" LIBTORCH_VERSION "${_libtorch_line}")
 endif()
 
 set(LIBTORCH_LIBRARY_DIR "${LIBTORCH_ROOT}/lib")

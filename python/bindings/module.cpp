@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "glyptic/cli/cli.h"
+#include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/options.h"
 #include "glyptic/core/rng.h"
@@ -308,13 +309,9 @@ void bind_sparsity(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
   using namespace glyptic;
-  m.attr("__version__") = GLYPTIC_VERSION;
-  m.attr("torch_version") = GLYPTIC_TORCH_VERSION;
-#ifdef GLYPTIC_WITH_CUDA
-  m.attr("with_cuda") = true;
-#else
-  m.attr("with_cuda") = false;
-#endif
+  m.attr("__version__") = version();
+  m.attr("torch_version") = built_for_torch();
+  m.attr("with_cuda") = has_cuda();
   bind_errors(m);
   bind_nn(m);
   bind_sparsity(m);

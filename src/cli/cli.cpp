@@ -6,6 +6,7 @@
 #include <csignal>
 #include <iostream>
 
+#include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
 #include "glyptic/core/safetensors.h"
@@ -50,7 +51,6 @@ void print(const std::string& text) {
 }
 
 void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
-  folder.lock();
   log::open_file(folder.file("log.txt"));
   const SignalScope signals;
   experiment::RunControl control;
@@ -72,21 +72,26 @@ void warn_if_environment_changed(const experiment::RunFolder& folder) {
   if (read_file(folder.file("environment.json")) != experiment::environment_json())
     log::warn(
         "threads, versions or machine are not those the run began with (environment.json): it continues, but "
-        "its "
-        "last bits may differ from an unbroken run's");
+        "its last bits may differ from an unbroken run's");
+}
+
+// Before the environment is written down or compared: it holds the number of threads.
+void set_threads(const Options& options) {
+  if (!options.contains("threads")) return;
+  const auto threads = std::get<int64_t>(options.at("threads").get());
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
 }
 
 std::string doctor() {
   std::ostringstream out;
-  out << "glyptic " << GLYPTIC_VERSION << ", built for torch " << GLYPTIC_TORCH_VERSION << ", running torch "
+  out << "glyptic " << version() << ", built for torch " << built_for_torch() << ", running torch "
       << TORCH_VERSION << '\n';
   out << "threads " << at::get_num_threads() << ", CPU capability " << at::get_cpu_capability() << '\n';
-#ifdef GLYPTIC_WITH_CUDA
-  out << "CUDA kernels built; devices: " << (torch::cuda::is_available() ? torch::cuda::device_count() : 0)
-      << '\n';
-#else
-  out << "CUDA kernels not built: CUDA tensors use the composite operators\n";
-#endif
+  if (has_cuda())
+    out << "CUDA kernels built; devices: " << (torch::cuda::is_available() ? torch::cuda::device_count() : 0)
+        << '\n';
+  else
+    out << "CUDA kernels not built: CUDA tensors use the composite operators\n";
   for (const auto& name : data::dataset_names()) {
     const auto folders = data::data_folders(name);
     if (!folders.empty()) out << "data set " << name << ": " << folders.front() << '\n';
@@ -103,8 +108,7 @@ int dispatch(const std::vector<std::string>& arguments) {
   CLI::App app{"Glyptic: sparse, flat, fair, forgetful, condensed and aligned networks on LibTorch",
                "glyptic"};
   app.require_subcommand(1);
-  app.set_version_flag("--version",
-                       std::string("glyptic ") + GLYPTIC_VERSION + " (torch " + GLYPTIC_TORCH_VERSION + ")");
+  app.set_version_flag("--version", str("glyptic ", version(), " (torch ", built_for_torch(), ")"));
   bool verbose = false, quiet = false;
   app.add_flag("-v,--verbose", verbose, "also show debug lines");
   app.add_flag("-q,--quiet", quiet, "only warnings, errors and results");
@@ -115,7 +119,9 @@ int dispatch(const std::vector<std::string>& arguments) {
 
   auto* run = app.add_subcommand("run", "run the experiment of a YAML file");
   run->add_option("config", config, "YAML file")->required();
-  run->add_option("--set", sets, "override an option: --set train.epochs=2 (repeatable)");
+  // One value for each --set, so that `--set a=1 file.yaml` still has its file.
+  run->add_option("--set", sets, "override an option: --set train.epochs=2 (repeatable)")
+      ->allow_extra_args(false);
   run->add_option("--out", out, "run folder; default runs/<name>");
 
   auto* resume = app.add_subcommand("resume", "continue a run from its last checkpoint");
@@ -123,7 +129,7 @@ int dispatch(const std::vector<std::string>& arguments) {
 
   auto* validate = app.add_subcommand("validate", "check a YAML file and print it resolved");
   validate->add_option("config", config, "YAML file")->required();
-  validate->add_option("--set", sets, "override an option");
+  validate->add_option("--set", sets, "override an option")->allow_extra_args(false);
   validate->add_flag("--dry-run", dry, "also build the network and take one step on random data");
 
   auto* list = app.add_subcommand("list", "experiments, methods, networks, data sets");
@@ -142,6 +148,11 @@ int dispatch(const std::vector<std::string>& arguments) {
     command->add_flag("-q,--quiet", quiet, "only warnings, errors and results");
   }
 
+  std::vector<std::string> commands;
+  for (const auto* command : app.get_subcommands({})) commands.push_back(command->get_name());
+  if (!arguments.empty() && arguments[0].rfind('-', 0) != 0)
+    require(std::find(commands.begin(), commands.end(), arguments[0]) != commands.end(), "unknown command '",
+            arguments[0], "'", did_you_mean(arguments[0], commands), "; see: glyptic --help");
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
   try {
     app.parse(reversed);
@@ -154,7 +165,9 @@ int dispatch(const std::vector<std::string>& arguments) {
   if (run->parsed()) {
     auto loaded = experiment::load_experiment(config, sets);
     if (out.empty()) out = "runs/" + std::get<std::string>(loaded.options->at("name").get());
+    set_threads(*loaded.options);
     auto run_folder = experiment::RunFolder::create(out);
+    run_folder.lock();
     write_file_atomically(run_folder.file("environment.json"), experiment::environment_json());
     // The config comes last: a folder with a config is a run that can be resumed.
     write_file_atomically(run_folder.file("config.yaml"), experiment::to_yaml(*loaded.options));
@@ -167,6 +180,8 @@ int dispatch(const std::vector<std::string>& arguments) {
       print(experiment::results_table({run_folder.file("results.json")}));
       return kExitOk;
     }
+    run_folder.lock();
+    set_threads(*loaded.options);
     warn_if_environment_changed(run_folder);
     train(*loaded.experiment, run_folder);
   } else if (validate->parsed()) {

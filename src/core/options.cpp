@@ -46,7 +46,12 @@ std::string quoted(const std::string& text) {
         out += "\\t";
         break;
       default:
-        out += c;
+        if (const auto byte = static_cast<unsigned char>(c); byte < 0x20 || byte == 0x7F) {
+          constexpr char kHex[] = "0123456789abcdef";
+          out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+        } else {
+          out += c;
+        }
     }
   }
   return out + "\"";
@@ -247,11 +252,18 @@ void Options::set(const std::string& name, const Value& value, const std::string
   option.assign(converted);
   option.is_set = true;
   if (option.presets.empty()) return;
-  const auto preset = option.presets.find(std::get<std::string>(converted));
-  if (preset == option.presets.end()) return;
   const auto dot = name.rfind('.');
   const std::string group = dot == std::string::npos ? "" : name.substr(0, dot + 1);
-  for (const auto& [leaf, preset_value] : preset->second) {
+  // What an earlier choice brought with it goes with that choice.
+  for (const auto& [choice, preset] : option.presets) {
+    for (const auto& [leaf, value_of_other] : preset) {
+      auto& other = options_[index_.at(group + leaf)];
+      if (!other.is_set) other.assign(other.default_value);
+    }
+  }
+  const auto chosen = option.presets.find(std::get<std::string>(converted));
+  if (chosen == option.presets.end()) return;
+  for (const auto& [leaf, preset_value] : chosen->second) {
     auto& other = options_[index_.at(group + leaf)];
     if (!other.is_set) other.assign(convert(other, preset_value, "preset of " + name));
   }

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
 #include "glyptic/core/named_tensor.h"
@@ -26,7 +27,7 @@ std::vector<std::string> shipped_roots() {
     for (const char* way : {"../share/glyptic/data", "../../share/glyptic/data", "data", "../data"})
       roots.push_back((folder / way).lexically_normal().string());
   }
-  roots.push_back(GLYPTIC_SOURCE_DIR "/data");
+  roots.push_back(std::string(source_dir()) + "/data");
   return roots;
 }
 
@@ -121,6 +122,23 @@ std::vector<std::string> data_folders(const std::string& name) {
 
 std::vector<std::string> dataset_names() {
   return {"mnist", "cifar10", "cifar100", "image_folder", "shapes"};
+}
+
+ImageForm expected_form(const DataOptions& options) {
+  const auto side = [&](int64_t own) { return options.size > 0 ? options.size : own; };
+  const auto& name = options.name;
+  if (name == "mnist") return {{1, side(28), side(28)}, 10};
+  if (name == "cifar10") return {{3, side(32), side(32)}, 10};
+  if (name == "cifar100") return {{3, side(32), side(32)}, 100};
+  if (name == "shapes") return {{3, side(28), side(28)}, options.classes > 0 ? options.classes : 4};
+  require(name == "image_folder", "name: no data set is called '", name, "'",
+          did_you_mean(name, dataset_names()));
+  const auto folders = options.folder.empty() ? candidates(name) : std::vector<std::string>{options.folder};
+  for (const auto& folder : folders)
+    if (is_folder(folder + "/train"))
+      return {{3, side(224), side(224)},
+              static_cast<int64_t>(image_folder_classes(folder + "/train").size())};
+  return {{3, side(224), side(224)}, 1000};
 }
 
 DataSets load(const DataOptions& options) {

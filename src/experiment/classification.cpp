@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
+#include <charconv>
 #include <chrono>
 #include <nlohmann/json.hpp>
 
@@ -35,6 +36,19 @@ double effective_macs(const nn::Graph& graph, const sparsity::Sparsifier* sparsi
     macs += static_cast<double>(row.macs) * (found == density.end() ? 1.0 : found->second);
   }
   return macs;
+}
+
+// The step from which the network has the size it ends with. Weights of an earlier step may be better because
+// they are more, so `select: best_val` does not look at them.
+int64_t settled_step(const sparsity::SparsityOptions& o, int64_t total) {
+  const auto at = [&](double fraction) {
+    return static_cast<int64_t>(std::llround(fraction * static_cast<double>(total)));
+  };
+  if (o.method == "gmp") return std::max<int64_t>(1, at(o.prune_end));
+  if (o.method != "chase") return 0;
+  const int64_t hard = total - at(o.hard_phase);
+  const int64_t exact = std::min(total, (hard + o.update_every - 1) / o.update_every * o.update_every);
+  return std::max(exact, o.channel_sparsity > 0 ? at(o.channel_until) : 0);
 }
 
 class Autocast {
@@ -84,6 +98,8 @@ struct Progress {
   }
 };
 
+constexpr const char* kLast = "checkpoints/last.safetensors";
+
 class Run {
  public:
   Run(ClassificationConfig& config, RunFolder* folder, const RunControl& control)
@@ -94,16 +110,20 @@ class Run {
     const auto phases = phase_names();
     std::size_t first = 0;
     std::unique_ptr<SafeTensors> saved;
-    if (folder_->has("checkpoints/last.safetensors")) {
-      saved = std::make_unique<SafeTensors>(folder_->file("checkpoints/last.safetensors"));
+    if (folder_->has(kLast)) {
+      saved = std::make_unique<SafeTensors>(folder_->file(kLast));
       first = find_phase(*saved, phases);
-      folder_->truncate_metrics(std::stoll(meta(*saved, "metrics_bytes")));
+      folder_->truncate_metrics(metrics_bytes(*saved));
+      // At the end of a phase the file still holds the network of that phase: the next one starts afresh.
+      if (first == phases.size() || meta(*saved, "trained") != phases[first]) saved.reset();
     } else {
       folder_->truncate_metrics(0);
     }
     for (std::size_t p = first; p < phases.size(); ++p) {
-      train_phase(phases[p], p == first ? saved.get() : nullptr,
-                  p + 1 < phases.size() ? phases[p + 1] : "finish");
+      const auto next = p + 1 < phases.size() ? phases[p + 1] : "finish";
+      train_phase(phases[p], p == first ? saved.get() : nullptr, next);
+      saved.reset();
+      if (const int stop = control_.signal()) interrupt(stop, str("after '", phases[p], "'"));
     }
     finish(phases);
   }
@@ -111,7 +131,7 @@ class Run {
   /// One step on random data, without a folder.
   void dry_run() {
     set_device();
-    data_shape_ = config_.model.input_shape;
+    form_ = data::expected_form(config_.data);
     auto phase = make_phase(phase_names().back(), 8, 1);
     const auto x = RngStream(config_.seed, "dry run").normal(batch_shape(2)).to(device_);
     const auto y = at::zeros({2}, at::TensorOptions(at::kLong).device(device_));
@@ -151,7 +171,7 @@ class Run {
     auto& data = config_.data;
     data.seed = config_.seed;
     sets_ = data::load(data);
-    data_shape_ = sets_.train->image_shape();
+    form_ = {sets_.train->image_shape(), sets_.train->num_classes()};
     log::info(str("data: ", sets_.train->description()));
     data::LoaderOptions options;
     options.batch_size = config_.train.batch_size;
@@ -196,8 +216,7 @@ class Run {
 
   std::vector<int64_t> batch_shape(int64_t batch) const {
     std::vector<int64_t> shape{batch};
-    const auto image = data_shape_.empty() ? nn::node_shapes(graph_).front() : data_shape_;
-    shape.insert(shape.end(), image.begin(), image.end());
+    shape.insert(shape.end(), form_.shape.begin(), form_.shape.end());
     return shape;
   }
 
@@ -206,10 +225,7 @@ class Run {
     phase.name = name;
     phase.total_steps = total_steps;
     phase.steps_per_epoch = steps_per_epoch;
-    auto options = static_cast<nn::ModelOptions>(config_.model);
-    options.input_shape = data_shape_;
-    if (sets_.train) options.num_classes = sets_.train->num_classes();
-    graph_ = nn::build_graph(config_.model.name, options);
+    graph_ = nn::build_graph(config_.model.name, config_.model.options(form_));
     phase.model = std::make_unique<nn::Model>(graph_, RngStream(config_.seed, "model/init"));
     phase.model->to(device_);
     if (config_.train.channels_last) phase.model->to(at::MemoryFormat::ChannelsLast);
@@ -217,7 +233,7 @@ class Run {
     if (name != "dense") {
       auto sparse = config_.sparsity;
       sparse.total_steps = total_steps;
-      sparse.seed = config_.seed;
+      if (sparse.seed == 0) sparse.seed = config_.seed;
       std::vector<nn::ChannelGroup> groups;
       if (sparsity::method_info(sparse.method).needs_groups)
         groups = nn::prunable_groups(graph_, sparse.channel_conv_to_linear);
@@ -277,6 +293,16 @@ class Run {
     return found->second;
   }
 
+  static int64_t metrics_bytes(const SafeTensors& file) {
+    const auto text = meta(file, "metrics_bytes");
+    int64_t bytes = -1;
+    const auto end = text.data() + text.size();
+    const auto result = std::from_chars(text.data(), end, bytes);
+    require<DataError>(result.ec == std::errc() && result.ptr == end && bytes >= 0,
+                       "the checkpoint's metrics_bytes is '", text, "'; it is not one of a run");
+    return bytes;
+  }
+
   static std::size_t find_phase(const SafeTensors& file, const std::vector<std::string>& phases) {
     const auto name = meta(file, "phase");
     if (name == "finish") return phases.size();
@@ -304,19 +330,39 @@ class Run {
 
   void save(const std::string& name, const Phase& phase, const Progress& progress,
             const std::string& next_phase) {
-    save_safetensors(folder_->file("checkpoints/" + name), collect(phase, progress),
+    // The last good checkpoint is worth more than one that nothing can continue from.
+    for (const auto& entry : phase.model->state())
+      require<DivergenceError>(
+          !entry.tensor.is_floating_point() || at::isfinite(entry.tensor.detach()).all().item<bool>(), "'",
+          entry.name, "' holds NaN or Inf after step ", progress.step, " of '", phase.name, "'; ",
+          divergence_remedy());
+    save_safetensors(folder_->file(name), collect(phase, progress),
                      {{"format", "glyptic run 1"},
                       {"phase", next_phase},
                       {"trained", phase.name},
                       {"metrics_bytes", std::to_string(folder_->sync_metrics())}});
   }
 
-  void restore(Phase& phase, Progress& progress, const SafeTensors& file) const {
-    const auto tensors = file.tensors();
-    phase.model->load(model_tensors(file));
-    phase.optimizer->load_state(tensors);
-    if (phase.sparsifier) phase.sparsifier->load_state(tensors);
-    progress.unpack(get(tensors, "progress"));
+  std::string divergence_remedy() const {
+    const bool saved = folder_->has(kLast);
+    return str("lower optimizer.lr, set optimizer.max_grad_norm, or look for a NaN in the data",
+               saved ? str(" (the last good checkpoint is ", folder_->file(kLast), ")") : "");
+  }
+
+  void restore(Phase& phase, Progress& progress, const std::string& name) const {
+    restore(phase, progress, SafeTensors(folder_->file(name)), name);
+  }
+  void restore(Phase& phase, Progress& progress, const SafeTensors& file, const std::string& name) const {
+    try {
+      const auto tensors = file.tensors();
+      phase.model->load(model_tensors(file));
+      phase.optimizer->load_state(tensors);
+      if (phase.sparsifier) phase.sparsifier->load_state(tensors);
+      progress.unpack(get(tensors, "progress"));
+    } catch (const ArgumentError& error) {
+      throw DataError(str("the checkpoint '", folder_->file(name), "' does not fit config.yaml: ",
+                          error.what(), "; put the matching one back or start a new run"));
+    }
   }
 
   void train_phase(const std::string& name, const SafeTensors* saved, const std::string& next) {
@@ -327,7 +373,7 @@ class Run {
     auto phase = make_phase(name, total, per_epoch);
     Progress progress;
     if (saved) {
-      restore(phase, progress, *saved);
+      restore(phase, progress, *saved, kLast);
       log::info(str(name, ": continuing after step ", progress.step, " of ", total));
     } else {
       log::info(str(name, ": ", config_.model.name, ", ", nn::cost(graph_).parameters, " parameters, ", total,
@@ -347,17 +393,15 @@ class Run {
       for (int64_t i = within; i < per_epoch && progress.step < total; ++i) {
         const int64_t step = progress.step + 1;
         phase.optimizer->set_lr(config_.optimizer.lr * optim::lr_factor(config_.lr, step, total, per_epoch));
-        phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(step)));
         const bool event = phase.sparsifier && phase.sparsifier->begin_step().masks_change;
-        const auto mean_loss = sparsity::step(
-            *phase.optimizer, phase.sparsifier.get(),
-            [&] {
-              data::Batch batch;
-              require<Error>(train_->next(batch), "the loader ended before the epoch did");
-              move(batch);
-              return loss(*phase.model, batch.images, batch.labels);
-            },
-            train.accumulate);
+        int64_t forward_passes = (step - 1) * train.accumulate;
+        const auto mean_loss = take_step(phase, step, [&] {
+          data::Batch batch;
+          require<Error>(train_->next(batch), "the loader ended before the epoch did");
+          move(batch);
+          phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(forward_passes++)));
+          return loss(*phase.model, batch.images, batch.labels);
+        });
         progress.step = step;
         // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec
         // 3).
@@ -367,8 +411,8 @@ class Run {
         const bool log_now = step % train.log_every == 0 || step == total;
         if (mean_loss.is_cpu() || log_now) {
           const double value = mean_loss.item<double>();
-          require<DivergenceError>(std::isfinite(value), "the loss is ", value, " at step ", step,
-                                   "; lower the learning rate or look for a NaN in the data");
+          require<DivergenceError>(std::isfinite(value), "the loss is ", value, " at step ", step, " of '",
+                                   name, "'; ", divergence_remedy());
           progress.loss_sum += value;
           progress.loss_count += 1;
           if (log_now) {
@@ -389,35 +433,51 @@ class Run {
         if ((at_checkpoint || stop) && i + 1 < per_epoch && step < total) {
           progress.seconds += since(clock);
           clock = Clock::now();
-          save("last.safetensors", phase, progress, name);
+          save(kLast, phase, progress, name);
         }
-        if (stop && i + 1 < per_epoch && step < total) interrupt(stop, name, step);
+        if (stop && i + 1 < per_epoch && step < total) interrupt(stop, after(step, name));
       }
       end_of_epoch(phase, progress, epoch, total);
       progress.seconds += since(clock);
       clock = Clock::now();
-      if (progress.step < total) save("last.safetensors", phase, progress, name);
+      if (progress.step < total) save(kLast, phase, progress, name);
       if (const int stop = control_.signal(); stop && progress.step < total)
-        interrupt(stop, name, progress.step);
+        interrupt(stop, after(progress.step, name));
     }
     bar.finish();
     if (train.select == "best_val" && progress.best_step != progress.step) {
-      const SafeTensors best(folder_->file("checkpoints/best." + name + ".safetensors"));
-      Progress of_best;
-      restore(phase, of_best, best);
+      Progress of_best;  // only the network is taken back; the run has still done all its steps
+      restore(phase, of_best, "checkpoints/best." + name + ".safetensors");
       log::info(str(name, ": took step ", progress.best_step, ", validation accuracy ",
                     progress.best_accuracy, " %"));
     }
     // The finished network under its own name, then the pointer to what comes next: in this order, so that a
     // kill between the two repeats nothing but the second.
-    save(name + ".safetensors", phase, progress, name);
-    save("last.safetensors", phase, progress, next);
+    save("checkpoints/" + name + ".safetensors", phase, progress, name);
+    save(kLast, phase, progress, next);
   }
 
-  [[noreturn]] void interrupt(int signal, const std::string& phase, int64_t step) const {
-    throw Interrupted(str("stopped after step ", step, " of '", phase, "'; continue with: glyptic resume ",
-                          folder_->path()),
+  at::Tensor take_step(Phase& phase, int64_t step, const sparsity::Closure& closure) const {
+    try {
+      return sparsity::step(*phase.optimizer, phase.sparsifier.get(), closure, config_.train.accumulate);
+    } catch (const DivergenceError& error) {
+      const std::string what = error.what();
+      throw DivergenceError(str(what.substr(0, what.find(';')), " at step ", step, " of '", phase.name, "'; ",
+                                divergence_remedy()));
+    }
+  }
+
+  static std::string after(int64_t step, const std::string& phase) {
+    return str("after step ", step, " of '", phase, "'");
+  }
+
+  [[noreturn]] void interrupt(int signal, const std::string& where) const {
+    throw Interrupted(str("stopped ", where, "; continue with: glyptic resume ", folder_->path()),
                       128 + signal);
+  }
+
+  void interrupt_if_asked() const {
+    if (const int stop = control_.signal()) interrupt(stop, "after training");
   }
 
   static int64_t active(const Phase& phase) {
@@ -443,10 +503,12 @@ class Run {
       line[str(which, "_accuracy")] = result.percent;
       line[str(which, "_loss")] = result.loss;
       text += str(", ", which, " accuracy ", result.percent, " %");
-      if (config_.train.select == "best_val" && result.percent > progress.best_accuracy) {
+      const bool settled = !phase.sparsifier || progress.step == total ||
+                           progress.step >= settled_step(config_.sparsity, total);
+      if (config_.train.select == "best_val" && settled && result.percent > progress.best_accuracy) {
         progress.best_accuracy = result.percent;
         progress.best_step = progress.step;
-        save("best." + phase.name + ".safetensors", phase, progress, phase.name);
+        save("checkpoints/best." + phase.name + ".safetensors", phase, progress, phase.name);
       }
     }
     if (phase.sparsifier) {
@@ -474,11 +536,13 @@ class Run {
       rows.push_back(row);
       networks.emplace_back(network, std::move(model));
     };
-    const double dense_macs = effective_macs(nn::build_graph(config_.model.name, model_options()), nullptr);
+    const double dense_macs =
+        effective_macs(nn::build_graph(config_.model.name, config_.model.options(form_)), nullptr);
     for (const auto& name : phases) {
       auto phase = make_phase(name, total_steps(), train_->batches() / config_.train.accumulate);
+      interrupt_if_asked();
       Progress progress;
-      restore(phase, progress, SafeTensors(folder_->file("checkpoints/" + name + ".safetensors")));
+      restore(phase, progress, "checkpoints/" + name + ".safetensors");
       const auto cost = nn::cost(graph_);
       Json row{{"network", ""}, {"method", name}};
       row["accuracy"] = evaluate(*phase.model, *test_).percent;
@@ -511,13 +575,6 @@ class Run {
     }
     if (config_.throughput.enabled) measure(networks, rows);
     write_results(rows, notes, extraction);
-  }
-
-  nn::ModelOptions model_options() const {
-    auto options = static_cast<nn::ModelOptions>(config_.model);
-    options.input_shape = data_shape_;
-    options.num_classes = sets_.train->num_classes();
-    return options;
   }
 
   int64_t total_steps() const {
@@ -582,7 +639,8 @@ class Run {
       rows.insert(rows.begin(), row);
     }
     log::info("measuring inference speed");
-    for (const auto& result : measure_throughput(list, data_shape_, config_.throughput)) {
+    const auto between = [this] { interrupt_if_asked(); };
+    for (const auto& result : measure_throughput(list, form_.shape, config_.throughput, between)) {
       for (auto& row : rows) {
         if (row["network"] != result.network) continue;
         const auto key = str("images_per_second_", result.batch);
@@ -631,7 +689,7 @@ class Run {
   const RunControl& control_;
   at::Device device_{at::kCPU};
   data::DataSets sets_;
-  std::vector<int64_t> data_shape_;
+  data::ImageForm form_;  // of the images
   nn::Graph graph_;
   std::unique_ptr<data::Loader> train_, validation_, test_;
 };
@@ -650,10 +708,16 @@ void Classification::check() {
   auto sparse = config_.sparsity;
   sparse.total_steps = std::max<int64_t>(1, sparse.total_steps);
   if (sparse.method != "none") sparse.check();
-  require<ConfigError>(!config_.optimizer.nesterov || config_.optimizer.momentum > 0,
-                       "optimizer.nesterov needs optimizer.momentum above 0");
+  require<ConfigError>(
+      config_.sparsity.total_steps == 0, "sparsity.total_steps is ", config_.sparsity.total_steps,
+      ", but the run counts its own steps; leave it 0 and set train.epochs or train.max_steps");
+  require<ConfigError>(
+      !config_.optimizer.nesterov || (config_.optimizer.momentum > 0 && config_.optimizer.dampening == 0),
+      "optimizer.nesterov needs optimizer.momentum above 0 and optimizer.dampening 0");
   require<ConfigError>(config_.train.select == "last" || config_.data.validation > 0,
                        "train.select is best_val, but data.validation is 0; hold some training images back");
+  // A network that cannot be built is found before the data are read.
+  nn::build_graph(config_.model.name, config_.model.options(data::expected_form(config_.data)));
 }
 
 }  // namespace glyptic::experiment

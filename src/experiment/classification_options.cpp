@@ -19,6 +19,17 @@ void ModelConfig::declare(Options& o) {
           at_least(1));
   o.field("width", width, "factor on every hidden width", above(0));
   o.field("dropout", dropout, "dropout probability, for networks that have it", from_below(0, 1));
+  o.field("conv_init", conv_init,
+          "Kaiming normal by this fan in every convolution; default: the network's own",
+          one_of({"default", "fan_in", "fan_out"}));
+}
+
+nn::ModelOptions ModelConfig::options(const data::ImageForm& form) const {
+  nn::ModelOptions result = *this;
+  if (conv_init == "default") result.conv_init.clear();
+  result.input_shape = form.shape;
+  result.num_classes = form.classes;
+  return result;
 }
 
 void AugmentConfig::declare(Options& o) {

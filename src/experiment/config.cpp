@@ -2,6 +2,8 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <charconv>
+
 #include "glyptic/core/named_tensor.h"
 #include "glyptic/core/safetensors.h"
 
@@ -18,11 +20,15 @@ std::string place(const std::string& file, const YAML::Mark& mark) {
 }
 
 YAML::Node load_yaml(const std::string& text, const std::string& file) {
+  std::vector<YAML::Node> documents;
   try {
-    return YAML::Load(text);
+    documents = YAML::LoadAll(text);
   } catch (const YAML::Exception& error) {
     throw ConfigError(str(place(file, error.mark), ": not valid YAML: ", error.msg));
   }
+  require<ConfigError>(documents.size() <= 1, file, " holds ", documents.size(),
+                       " YAML documents; give one (remove the lines '---')");
+  return documents.empty() ? YAML::Node() : documents.front();
 }
 
 bool is_plain(const YAML::Node& node) {
@@ -43,17 +49,26 @@ std::optional<double> as_number(const std::string& text) {
   return value;
 }
 
+// All 64 bits: a seed does not fit into a double.
+std::optional<int64_t> as_integer(const std::string& text) {
+  std::string digits = text;
+  digits.erase(std::remove(digits.begin(), digits.end(), '_'), digits.end());
+  if (!digits.empty() && digits[0] == '+') digits.erase(0, 1);
+  int64_t value = 0;
+  const char* end = digits.data() + digits.size();
+  const auto result = std::from_chars(digits.data(), end, value);
+  if (digits.empty() || result.ec != std::errc() || result.ptr != end) return std::nullopt;
+  return value;
+}
+
 // What a scalar means when the option does not say: YAML 1.2's core schema.
 Value scalar_value(const YAML::Node& node, bool want_string) {
   const auto& text = node.Scalar();
   if (want_string || !is_plain(node)) return text;
   if (text == "true") return true;
   if (text == "false") return false;
-  if (const auto number = as_number(text)) {
-    if (text.find_first_of(".eE") == std::string::npos && std::abs(*number) < 9.0e15)
-      return static_cast<int64_t>(*number);
-    return *number;
-  }
+  if (const auto whole = as_integer(text)) return *whole;
+  if (const auto number = as_number(text)) return *number;
   return text;
 }
 
@@ -76,24 +91,25 @@ Value node_value(const YAML::Node& node, const Option& option, const std::string
       return words;
     }
     std::vector<double> numbers;
-    bool whole = true;
+    std::vector<int64_t> integers;
     for (const auto& item : node) {
       const auto number = item.IsScalar() && is_plain(item) ? as_number(item.Scalar()) : std::nullopt;
       require<ConfigError>(number.has_value(), where, ": ", option.name, " holds ",
                            item.IsScalar() ? "'" + item.Scalar() + "'" : "a nested value", ", ", expected());
-      whole = whole && item.Scalar().find_first_of(".eE") == std::string::npos;
-      numbers.push_back(*number);
+      if (const auto whole = as_integer(item.Scalar())) integers.push_back(*whole);
+      numbers.push_back(number.value_or(0));  // it has one: g++ 12 does not see that
     }
-    if (whole) return std::vector<int64_t>(numbers.begin(), numbers.end());
+    if (integers.size() == numbers.size()) return integers;
     return numbers;
   }
   if (node.IsMap()) {
     std::map<std::string, double> map;
     for (const auto& entry : node) {
-      const auto number = entry.second.IsScalar() ? as_number(entry.second.Scalar()) : std::nullopt;
+      const auto number =
+          entry.second.IsScalar() && is_plain(entry.second) ? as_number(entry.second.Scalar()) : std::nullopt;
       require<ConfigError>(entry.first.IsScalar() && number.has_value(), where, ": ", option.name,
                            " is a mapping to something that is not a number, ", expected());
-      map[entry.first.Scalar()] = *number;
+      map[entry.first.Scalar()] = number.value_or(0);
     }
     return map;
   }
@@ -113,7 +129,7 @@ void apply_map(const YAML::Node& map, const std::string& prefix, const std::stri
     } else if (options.is_group(name) && entry.second.IsNull()) {
       continue;  // a heading with nothing below it
     } else if (options.contains(name)) {
-      const auto at = place(file, entry.second.Mark());
+      const auto at = entry.second.IsNull() ? where : place(file, entry.second.Mark());
       options.set(name, node_value(entry.second, options.at(name), at), at);
     } else {
       options.set(name, std::string(), where);  // throws, with the nearest names
@@ -169,7 +185,8 @@ struct ConfigFile::Impl {
         try {
           text_of_include = read_file(path, kLargestConfig);
         } catch (const Error&) {
-          throw ConfigError(str(where, ": cannot read the included file '", path, "'"));
+          throw ConfigError(str(where, ": cannot read the included file '", path,
+                                "'; its name counts from the folder of the file that includes it"));
         }
         add(text_of_include, path, open);
         open.pop_back();
@@ -208,7 +225,17 @@ void ConfigFile::apply(Options& options) const {
 }
 
 Value parse_value(const std::string& text, const Option& option, const std::string& where) {
-  return node_value(load_yaml(text, where), option, where);
+  // A word is taken as it stands, so that paths with '#' or ': ' in them need no second layer of quotes.
+  const bool quoted = text.size() > 1 && (text.front() == '"' || text.front() == '\'');
+  if (std::holds_alternative<std::string>(option.default_value) && !quoted) return text;
+  YAML::Node node;
+  try {
+    node = YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    throw ConfigError(str(where, ": the value is not valid YAML: ", error.msg));
+  }
+  if (node.IsMap()) check_keys(node, where, 0);
+  return node_value(node, option, where);
 }
 
 void apply_set(Options& options, const std::string& assignment) {

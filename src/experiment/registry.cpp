@@ -49,6 +49,28 @@ std::string describe_method(const sparsity::MethodInfo& info) {
   return text;
 }
 
+// Whatever is on this machine: the same page everywhere.
+std::string dataset_form(const std::string& name) {
+  data::DataOptions options;
+  options.name = name;
+  options.folder = "/dev/null";
+  const auto form = data::expected_form(options);
+  return str("images of ", shape_string(form.shape), ", ", form.classes, " classes",
+             name == "image_folder" ? " (as ImageNet; the folders decide)"
+             : name == "shapes"     ? " (generated)"
+                                    : "");
+}
+
+std::string describe_dataset(const std::string& name) {
+  std::string text = str(name, ": ", dataset_form(name), "\n");
+  if (name == "shapes") return text;
+  const auto folders = data::data_folders(name);
+  for (const auto& folder : folders) text += str("  found in ", folder, "\n");
+  if (folders.empty())
+    text += str("  not found here; put it into $GLYPTIC_DATA/", name, " or set data.folder\n");
+  return text;
+}
+
 std::string escaped(std::string text) {  // for a cell of a Markdown table
   for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2)
     text.replace(at, 1, "\\|");
@@ -104,7 +126,10 @@ std::string describe(const std::string& name) {
     return str(model, ": ", nn::model_summary(model), "\n  ", cost.parameters, " parameters, ", cost.macs,
                " MACs at ", shape_string(nn::node_shapes(graph).front()), "\n");
   }
+  for (const auto& dataset : data::dataset_names())
+    if (dataset == name) return describe_dataset(name);
   std::vector<std::string> known = experiment_names();
+  for (const auto& dataset : data::dataset_names()) known.push_back(dataset);
   for (const auto& info : sparsity::methods()) known.push_back(info.name);
   for (const auto& model : nn::model_names()) known.push_back(model);
   for (const auto& experiment_info : experiments()) {
@@ -166,6 +191,8 @@ std::string reference_markdown() {
     text += str("| `", name, "` | ", escaped(nn::model_summary(name)), " | ", cost.parameters, " | ",
                 cost.macs, " |\n");
   }
+  text += "\n## Data sets\n\n| name | what it holds |\n|---|---|\n";
+  for (const auto& name : data::dataset_names()) text += str("| `", name, "` | ", dataset_form(name), " |\n");
   for (const auto& info : experiments()) {
     auto experiment = info.make();
     const auto options = declared(*experiment);

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
 
@@ -47,24 +48,36 @@ RunFolder RunFolder::create(const std::string& path) {
   require(!path.empty(), "the run folder has no name; give one with --out");
   const fs::path folder(path);
   std::error_code error;
-  require(!fs::exists(folder / "config.yaml", error), "'", path,
+  // A run that ended before it computed anything (its data were missing) holds nothing that could be lost.
+  const auto metrics = fs::file_size(folder / "metrics.jsonl", error);
+  const bool begun =
+      (!error && metrics > 0) || fs::exists(folder / "checkpoints" / "last.safetensors", error);
+  require(!begun || !fs::exists(folder / "config.yaml", error), "'", path,
           "' already holds a run; continue it with: glyptic resume ", path, " (or give another --out)");
   fs::create_directories(folder / "checkpoints", error);
-  if (error) throw MissingFileError(str("cannot make the run folder '", path, "': ", error.message()));
+  if (error)
+    throw MissingFileError(str("cannot make the run folder '", path, "': ", error.message(),
+                               "; name one that can be written with --out"));
+  // A run that starts must not pick up the weights of another.
+  require(!fs::exists(folder / "checkpoints" / "last.safetensors", error), "'", path,
+          "' has checkpoints but no config.yaml; remove them or give another --out");
   return RunFolder(path);
 }
 
 RunFolder RunFolder::open(const std::string& path) {
   std::error_code error;
   if (!fs::exists(fs::path(path) / "config.yaml", error))
-    throw MissingFileError(str("'", path, "' holds no run: it has no config.yaml"));
+    throw MissingFileError(
+        str("'", path, "' holds no run: it has no config.yaml; name the folder that `glyptic run` wrote"));
   return RunFolder(path);
 }
 
 void RunFolder::lock() {
   const auto name = file(".lock");
   lock_ = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (lock_ < 0) throw MissingFileError(str("cannot write in the run folder '", path_, "': ", reason()));
+  if (lock_ < 0)
+    throw MissingFileError(str("cannot write in the run folder '", path_, "': ", reason(),
+                               "; make it writable or start a run elsewhere"));
   require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_,
           "'; wait for it or stop it");
 }
@@ -81,13 +94,16 @@ bool RunFolder::has(const std::string& name) const {
 void RunFolder::append_metrics(const std::string& line) {
   const auto name = file("metrics.jsonl");
   if (metrics_ < 0) metrics_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (metrics_ < 0) throw MissingFileError(str("cannot write '", name, "': ", reason()));
+  if (metrics_ < 0)
+    throw MissingFileError(str("cannot write '", name, "': ", reason(), "; is its folder writable?"));
   const std::string text = line + "\n";
   std::size_t done = 0;
   while (done < text.size()) {
     const auto written = ::write(metrics_, text.data() + done, text.size() - done);
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) throw DataError(str("cannot append to '", name, "': ", reason()));
+    if (written < 0)
+      throw DataError(str("cannot append to '", name, "': ", reason(),
+                          "; free some space, then continue with: glyptic resume ", path_));
     done += static_cast<std::size_t>(written);
   }
 }
@@ -109,19 +125,19 @@ void RunFolder::truncate_metrics(int64_t bytes) {
   const auto name = file("metrics.jsonl");
   if (!has("metrics.jsonl")) {
     require<DataError>(bytes == 0, "'", name, "' is missing, but the checkpoint knows ", bytes,
-                       " bytes of it");
+                       " bytes of it; put it back");
     return;
   }
   require<DataError>(static_cast<int64_t>(fs::file_size(name)) >= bytes, "'", name, "' is shorter than the ",
-                     bytes, " bytes that the checkpoint knows; it was changed by something else");
+                     bytes, " bytes that the checkpoint knows; something else changed it: put it back");
   if (::truncate(name.c_str(), bytes) != 0) throw DataError(str("cannot truncate '", name, "': ", reason()));
 }
 
 std::string environment_json() {
   nlohmann::ordered_json json;
-  json["glyptic"] = GLYPTIC_VERSION;
+  json["glyptic"] = version();
   json["torch"] = TORCH_VERSION;
-  json["torch_built_for"] = GLYPTIC_TORCH_VERSION;
+  json["torch_built_for"] = built_for_torch();
   json["threads"] = at::get_num_threads();
   json["cuda_devices"] = torch::cuda::is_available() ? static_cast<int64_t>(torch::cuda::device_count()) : 0;
   utsname name{};

@@ -21,7 +21,8 @@ std::string grouped(double value) {
 std::string si(double value) {
   constexpr const char* units[] = {"", " k", " M", " G", " T", " P"};
   std::size_t unit = 0;
-  while (std::abs(value) >= 1000 && unit + 1 < std::size(units)) {
+  // 999.5 would be printed as 1e+03.
+  while (std::abs(value) >= 999.5 && unit + 1 < std::size(units)) {
     value /= 1000;
     ++unit;
   }
@@ -67,21 +68,23 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
   std::vector<std::string> titles;
   std::vector<std::vector<std::string>> rows;
   std::vector<std::string> below;
-  Json columns;
+  Json columns = Json::array();  // those of all runs: some measure what others do not
+  std::vector<std::pair<std::string, Json>> lines;
   for (const auto& path : paths) {
     Json results;
     try {
       results = Json::parse(read_file(path));
       require<DataError>(results.at("format") == "glyptic results 1", "'", path,
                          "' is not a results file of this version");
-      const auto& own = results.at("columns");
-      if (columns.is_null() || own.size() > columns.size()) columns = own;
-      for (const auto& row : results.at("rows")) {
-        std::vector<std::string> line;
-        if (paths.size() > 1) line.push_back(results.at("name").get<std::string>());
-        for (const auto& column : own) line.push_back(cell(row, column));
-        rows.push_back(line);
+      for (const auto& column : results.at("columns")) {
+        const bool known = std::any_of(columns.begin(), columns.end(), [&](const Json& other) {
+          return other.at("key") == column.at("key");
+        });
+        for (const char* part : {"key", "title", "format"}) column.at(part).get<std::string>();
+        if (!known) columns.push_back(column);
       }
+      for (const auto& row : results.at("rows"))
+        lines.emplace_back(results.at("name").get<std::string>(), row);
       const auto add = [&](const std::string& text) {
         if (std::find(below.begin(), below.end(), text) == below.end()) below.push_back(text);
       };
@@ -99,7 +102,12 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
   }
   if (paths.size() > 1) titles.push_back("run");
   for (const auto& column : columns) titles.push_back(column.at("title").get<std::string>());
-  for (auto& row : rows) row.resize(titles.size(), "n/a");
+  for (const auto& [name, row] : lines) {
+    std::vector<std::string> cells;
+    if (paths.size() > 1) cells.push_back(name);
+    for (const auto& column : columns) cells.push_back(cell(row, column));
+    rows.push_back(std::move(cells));
+  }
 
   std::ostringstream out;
   if (format == "csv") {

@@ -22,7 +22,8 @@ double percentile(std::vector<double> values, double q) {
 
 std::vector<Throughput> measure_throughput(const std::vector<std::pair<std::string, nn::Model*>>& networks,
                                            const std::vector<int64_t>& input_shape,
-                                           const ThroughputOptions& options) {
+                                           const ThroughputOptions& options,
+                                           const std::function<void()>& between) {
   const c10::InferenceMode inference;
   std::vector<Throughput> result;
   for (auto& [name, network] : networks) {
@@ -43,10 +44,13 @@ std::vector<Throughput> measure_throughput(const std::vector<std::pair<std::stri
       if (x.is_cuda()) torch::cuda::synchronize();
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     };
-    for (int64_t r = 0; r < options.warmup; ++r)
+    for (int64_t r = 0; r < options.warmup; ++r) {
+      if (between) between();
       for (std::size_t i = 0; i < networks.size(); ++i) call(i);
+    }
     double slowest = 0;
     for (int64_t r = 0; r < options.repeats && (r < 5 || slowest < options.seconds); ++r) {
+      if (between) between();
       for (std::size_t i = 0; i < networks.size(); ++i) times[i].push_back(call(i));
       slowest = 0;
       for (const auto& list : times)

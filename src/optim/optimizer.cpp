@@ -34,8 +34,11 @@ Optimizer::Optimizer(NamedTensors parameters, OptimizerOptions options)
           "optimizer.nesterov needs a momentum above 0 and no dampening");
   const auto slot = [&](const char* kind, at::ScalarType type) {
     Slot s{kind, {}};
-    for (const auto& p : parameters_)
-      s.tensors.push_back(at::zeros_like(p.tensor, p.tensor.options().dtype(type).requires_grad(false)));
+    for (const auto& p : parameters_) {
+      // Moments in float32, also of weights in half precision; float64 weights keep theirs.
+      const auto own = type == at::kFloat && p.tensor.scalar_type() == at::kDouble ? at::kDouble : type;
+      s.tensors.push_back(at::zeros_like(p.tensor, p.tensor.options().dtype(own).requires_grad(false)));
+    }
     slots_.push_back(std::move(s));
   };
   if (options_.name == "sgd") {

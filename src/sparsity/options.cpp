@@ -48,7 +48,7 @@ void SparsityOptions::declare(Options& o) {
           "standard deviation of noise added to |w| before ranking (RigL's code: 1e-5)", at_least(0));
   o.field("mest_lambda", mest_lambda, "lambda of the mest criterion", at_least(0));
   o.field("grow_criterion", grow_criterion,
-          "positions with the largest of this come: |g|, |momentum|, or at random",
+          "positions with the largest of this come: |g|, |momentum| (zero off-mask here, so ties), or at random",
           one_of({"gradient", "momentum", "random"}));
   o.field("grow_init", grow_init,
           "value of a grown weight: 0, N(0, std w), uniform +-mean |w|, or -g; each times grow_scale",
@@ -92,7 +92,7 @@ void SparsityOptions::declare(Options& o) {
           between(0, 1));
   o.field("process_group", process_group,
           "name of the c10d group whose ranks train this network: masks come from rank 0, growth scores are averaged");
-  o.field("seed", seed, "seed of the masks' random streams", at_least(0));
+  o.field("seed", seed, "seed of the masks' random streams; in a run 0 takes the run's", at_least(0));
 }
 
 void SparsityOptions::check() const {

@@ -133,7 +133,7 @@ TEST_F(Mnist, FilesThatMayNotBeReadSayWhy) {
 }
 
 TEST(ShippedMnist, IsTheBalancedSubsetThatItsPageDescribes) {
-  const std::string folder = GLYPTIC_SOURCE_DIR "/data/mnist-6k";
+  const std::string folder = std::string(source_dir()) + "/data/mnist-6k";
   for (const bool train : {true, false}) {
     const auto set = read_mnist(folder, train);
     const int64_t per_class = train ? 600 : 100;
@@ -162,7 +162,7 @@ TEST(RealMnist, HasItsPublishedConstantsAndContainsTheShippedSubset) {
 
   for (const bool train : {true, false}) {
     const auto full = read_mnist(folder, train),
-               small = read_mnist(GLYPTIC_SOURCE_DIR "/data/mnist-6k", train);
+               small = read_mnist(std::string(source_dir()) + "/data/mnist-6k", train);
     std::vector<int64_t> chosen;
     std::vector<int64_t> taken(10);
     for (int64_t i = 0; i < full->size(); ++i)

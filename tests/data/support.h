@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 
 namespace glyptic::data {
@@ -96,7 +97,7 @@ class Variable {
 inline std::string real_data(const std::string& name, const std::string& file) {
   std::vector<std::string> roots;
   if (const char* root = std::getenv("GLYPTIC_DATA")) roots.push_back(root);
-  roots.insert(roots.end(), {"../shared/data", GLYPTIC_SOURCE_DIR "/../shared/data"});
+  roots.insert(roots.end(), {"../shared/data", std::string(source_dir()) + "/../shared/data"});
   for (const auto& root : roots)
     if (std::filesystem::exists(root + "/" + name + "/" + file)) return root + "/" + name;
   return "";

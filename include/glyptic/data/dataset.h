@@ -123,4 +123,12 @@ struct DataSets {
 DataSets load(const DataOptions& options);
 std::vector<std::string> dataset_names();
 
+/// What `load(options)` will give, without the data: {C, H, W} and the number of classes, by the name and the
+/// options. An image_folder that is not there is taken for ImageNet's 1000 classes.
+struct ImageForm {
+  std::vector<int64_t> shape;
+  int64_t classes = 0;
+};
+ImageForm expected_form(const DataOptions& options);
+
 }  // namespace glyptic::data

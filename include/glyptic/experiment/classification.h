@@ -18,7 +18,10 @@ struct DataConfig : data::DataOptions {
 
 struct ModelConfig : nn::ModelOptions {
   std::string name = "vgg_small";
+  ModelConfig() { conv_init = "default"; }
   void declare(Options& options);
+  /// For images of this form.
+  nn::ModelOptions options(const data::ImageForm& form) const;
 };
 
 struct AugmentConfig {

@@ -2,9 +2,13 @@
 // or appears whole (temporary file, fsync, rename), so that a run killed at any moment leaves a folder that
 // resumes.
 //
-//   config.yaml        the resolved config          metrics.jsonl   one JSON object a line, no wall-clock
-//   times environment.json   versions, threads, machine   results.json    the table's rows, when the run is
-//   done log.txt            log lines with times         checkpoints/    *.safetensors
+//   config.yaml       the resolved config
+//   environment.json  versions, threads, machine
+//   metrics.jsonl     one JSON object a line, without times of the clock
+//   log.txt           log lines with their times
+//   checkpoints/      *.safetensors
+//   extracted/        the small dense network: graph, plan, weights
+//   results.json      the table's rows, once the run is done
 #pragma once
 
 #include <memory>
@@ -14,12 +18,12 @@ namespace glyptic::experiment {
 
 class RunFolder {
  public:
-  /// Makes the folder. ArgumentError when it already holds a run (`resume` continues one), MissingFileError
-  /// when it cannot be made or written.
+  /// Makes the folder. ArgumentError when it already holds a run that has computed anything (`resume`
+  /// continues it) or checkpoints without a config, MissingFileError when it cannot be made.
   static RunFolder create(const std::string& path);
   /// Opens the folder of a run. MissingFileError when it holds none.
   static RunFolder open(const std::string& path);
-  /// Opens for writing: ArgumentError when another process is writing it now.
+  /// Before anything is written: ArgumentError when another process is writing it now.
   void lock();
 
   const std::string& path() const { return path_; }

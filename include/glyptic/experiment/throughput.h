@@ -1,6 +1,7 @@
 // Measured speed of inference: what a user would see, not what FLOPs promise.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,11 @@ struct Throughput {
 };
 
 /// Times the networks in turn (A B C A B C ...), so that a drift of the machine's speed meets all alike.
-/// Inference mode, eval, random input of `input_shape` on the networks' device.
+/// Inference mode, eval, random input of `input_shape` on the networks' device. `between` runs before every
+/// round of calls, and may throw to end the measurement.
 std::vector<Throughput> measure_throughput(const std::vector<std::pair<std::string, nn::Model*>>& networks,
                                            const std::vector<int64_t>& input_shape,
-                                           const ThroughputOptions& options);
+                                           const ThroughputOptions& options,
+                                           const std::function<void()>& between = {});
 
 }  // namespace glyptic::experiment
