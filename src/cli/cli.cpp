@@ -105,7 +105,7 @@ std::string doctor() {
 }
 
 int dispatch(const std::vector<std::string>& arguments) {
-  CLI::App app{"Glyptic: sparse, flat, fair, forgetful, condensed and aligned networks on LibTorch",
+  CLI::App app{"Glyptic: sparse training on LibTorch, down to the small dense network",
                "glyptic"};
   app.require_subcommand(1);
   app.set_version_flag("--version", str("glyptic ", version(), " (torch ", built_for_torch(), ")"));

@@ -571,6 +571,12 @@ class Run {
       slim["accuracy"] = evaluate(*small, *test_).percent;
       slim["parameters"] = small_cost.parameters;
       slim["flops"] = 2 * static_cast<double>(small_cost.macs);
+      // Of its own weights: everything active lies in channels that are still there.
+      int64_t weights = 0;
+      for (const auto& name_of_weight : nn::prunable_weights(small->graph()))
+        if (const auto* spec = small->graph().find_tensor(name_of_weight))
+          weights += std::accumulate(spec->shape.begin(), spec->shape.end(), int64_t{1}, std::multiplies<>());
+      slim["density"] = static_cast<double>(stats.active) / static_cast<double>(weights);
       add("extracted", std::move(small), slim);
     }
     if (config_.throughput.enabled) measure(networks, rows);

@@ -128,7 +128,18 @@ std::string describe(const std::string& name) {
   }
   for (const auto& dataset : data::dataset_names())
     if (dataset == name) return describe_dataset(name);
+  for (const auto& set : data::dataset_names()) {
+    if (set != name) continue;
+    std::string text = "data set " + set + "\n";
+    const auto folders = data::data_folders(set);
+    for (const auto& folder : folders) text += "  found in " + folder + "\n";
+    if (folders.empty())
+      text += set == "shapes" ? "  generated, needs no files\n"
+                              : "  not found; set $GLYPTIC_DATA to the folder that holds '" + set + "', or data.folder to its own\n";
+    return text;
+  }
   std::vector<std::string> known = experiment_names();
+  for (const auto& set : data::dataset_names()) known.push_back(set);
   for (const auto& dataset : data::dataset_names()) known.push_back(dataset);
   for (const auto& info : sparsity::methods()) known.push_back(info.name);
   for (const auto& model : nn::model_names()) known.push_back(model);

@@ -229,6 +229,10 @@ void Sparsifier::update_masks(const std::vector<ParameterState>& states) {
   const auto report = editor.commit(initialize);
   if (initialize) initialize_grown(editor, by_layer);
   score_sums_.clear();
+  for (const auto& layer : layers_)
+    if (layer.active == 0 && collapsed_.insert(layer.name).second)
+      log::warn(str("layer collapse: '", layer.name, "' has no weight left after step ", step_,
+                    "; a higher density or scope = layer keeps some"));
   ++event_count_;
   int64_t live = 0;
   for (const auto& entry : method_->liveness()) live += entry.tensor.sum().item<int64_t>();

@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -162,6 +163,7 @@ class Sparsifier {
   ops::TensorList score_sums_;  ///< gradients of the last steps before an event, when score_steps > 1
   int64_t step_ = 0;
   int64_t event_count_ = 0;
+  std::set<std::string> collapsed_;  ///< layers that were warned about
   std::vector<Event> events_;
   bool removed_ = false;
 };

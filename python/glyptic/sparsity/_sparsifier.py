@@ -116,7 +116,7 @@ class Sparsifier:
         here. On some steps masks change, by the dense gradient of this very step.
         """
         if self._optimizer is None:
-            raise _C.ArgumentError("step() needs the optimizer; give it to the sparsifier, or use begin_step and end_step")
+            raise _C.ArgumentError(f"step() needs the optimizer: {type(self).__name__}(model, optimizer, ...)")
         loss: torch.Tensor | None = None
         if closure is not None:
             self._optimizer.zero_grad()
