@@ -32,6 +32,16 @@ if(GLYPTIC_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
 endif()
 
+# CMake names the precompiled header by its full path, in a form (-Xclang) that ccache hashes as it stands, so that no
+# clone could use what another compiled. There is one such header, and ninja runs everything in the build folder, so
+# that a relative name does. (The variables are those of CMake's own Modules/Compiler/Clang.cmake.)
+if(GLYPTIC_CCACHE AND CMAKE_GENERATOR STREQUAL "Ninja" AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  file(RELATIVE_PATH _pch "${CMAKE_BINARY_DIR}" "${PROJECT_BINARY_DIR}/src/CMakeFiles/glyptic.dir/cmake_pch.hxx")
+  set(CMAKE_CXX_COMPILE_OPTIONS_CREATE_PCH -Xclang -emit-pch -Xclang -include -Xclang "${_pch}" -x c++-header)
+  set(CMAKE_CXX_COMPILE_OPTIONS_USE_PCH
+    -Xclang -include-pch -Xclang "${_pch}.pch" -Xclang -include -Xclang "${_pch}")
+endif()
+
 find_program(GLYPTIC_MOLD mold)
 if(GLYPTIC_MOLD AND CMAKE_CXX_COMPILER_ID MATCHES "Clang|GNU")
   target_link_options(glyptic_flags INTERFACE -fuse-ld=mold)
