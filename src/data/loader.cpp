@@ -40,7 +40,7 @@ float normalised(float pixel, const AugmentOptions& options, int64_t channel) {
 // off leaves the others as they were.
 struct Geometry {
   int64_t shift_y = 0,
-          shift_x = 0;    // output (y, x) shows input (y + shift_y, x + shift_x); outside is the mean
+          shift_x = 0;    // output (y, x) shows input (y + shift_y, x + shift_x); outside is black
   bool mirrored = false;  // after the crop
   int64_t cut_top = 0, cut_bottom = 0, cut_left = 0, cut_right = 0;  // after both
 
@@ -68,21 +68,22 @@ template <class T, class Value>
 void transform_plane(const T* in, int64_t height, int64_t width, const Geometry& g, float* out,
                      const Value& value) {
   const int64_t first = std::max<int64_t>(0, -g.shift_x), last = std::min(width, width - g.shift_x);
+  const float black = value(T{0});
   for (int64_t y = 0; y < height; ++y, out += width) {
     const int64_t from = y + g.shift_y;
     if (from < 0 || from >= height) {
-      std::fill(out, out + width, 0.0f);
+      std::fill(out, out + width, black);
     } else {
       const T* row = in + from * width + g.shift_x;
       if (g.mirrored) {
         float* end = out + width - 1;
-        for (int64_t x = 0; x < first; ++x) end[-x] = 0.0f;
+        for (int64_t x = 0; x < first; ++x) end[-x] = black;
         for (int64_t x = first; x < last; ++x) end[-x] = value(row[x]);
-        for (int64_t x = last; x < width; ++x) end[-x] = 0.0f;
+        for (int64_t x = last; x < width; ++x) end[-x] = black;
       } else {
-        std::fill(out, out + first, 0.0f);
+        std::fill(out, out + first, black);
         for (int64_t x = first; x < last; ++x) out[x] = value(row[x]);
-        std::fill(out + last, out + width, 0.0f);
+        std::fill(out + last, out + width, black);
       }
     }
     if (g.cut_top <= y && y < g.cut_bottom) std::fill(out + g.cut_left, out + g.cut_right, 0.0f);

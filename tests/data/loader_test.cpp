@@ -36,7 +36,7 @@ bool same(const Batch& a, const Batch& b) {
   return at::equal(a.images, b.images) && at::equal(a.labels, b.labels) && at::equal(a.indices, b.indices);
 }
 
-// One output pixel, from the words of the definition: normalise, pad with zeros and crop, mirror, cut.
+// One output pixel, from the words of the definition: pad with black and crop, normalise, mirror, cut.
 float naive_pixel(const at::Tensor& image, const AugmentOptions& o, const RngStream& rng, int64_t c,
                   int64_t y, int64_t x) {
   const int64_t height = image.size(1), width = image.size(2);
@@ -52,8 +52,8 @@ float naive_pixel(const at::Tensor& image, const AugmentOptions& o, const RngStr
     y += static_cast<int64_t>(rng.below(0, places)) - o.crop_padding;
     x += static_cast<int64_t>(rng.below(1, places)) - o.crop_padding;
   }
-  if (y < 0 || y >= height || x < 0 || x >= width) return 0;
-  const float pixel = image[c][y][x].item<float>();
+  const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+  const float pixel = inside ? image[c][y][x].item<float>() : 0.0f;
   if (o.mean.empty()) return pixel;
   const auto k = static_cast<std::size_t>(c);
   return static_cast<float>((static_cast<double>(pixel) - o.mean[k]) / o.std[k]);

@@ -17,9 +17,10 @@ struct Batch {
 };
 
 struct AugmentOptions {
-  int64_t crop_padding = 0;  ///< zero-pad (after normalising: with the mean) by this and crop back at random
-  bool flip = false;         ///< horizontal, probability 1/2
-  int64_t cutout = 0;        ///< side of a square set to the mean, centred at random, clipped at the border
+  int64_t crop_padding =
+      0;               ///< pad by this with black, as torchvision's RandomCrop does, and crop back at random
+  bool flip = false;   ///< horizontal, probability 1/2
+  int64_t cutout = 0;  ///< side of a square set to the mean, centred at random, clipped at the border
   std::vector<double> mean, std;  ///< per channel, of pixels in [0, 1]; empty: no normalisation
 };
 
