@@ -379,6 +379,9 @@ class Run {
       log::info(str(name, ": ", config_.model.name, ", ", nn::cost(graph_).parameters, " parameters, ", total,
                     " steps"));
     }
+    if (config_.lr.warmup_epochs * static_cast<double>(per_epoch) >= static_cast<double>(total))
+      log::warn(str("the warm-up of ", config_.lr.warmup_epochs, " epochs lasts the whole run of ", total,
+                    " steps: the learning rate never decays"));
     const double dense_macs = effective_macs(graph_, nullptr);
     double sparse_macs = effective_macs(graph_, phase.sparsifier.get());
     const bool dense_gradient = phase.sparsifier && config_.sparsity.grow_criterion == "gradient";
