@@ -2,7 +2,7 @@
 
     python benchmarks/experiments/toy.py --glyptic build/release/bin/glyptic --data CIFAR_FOLDER --out runs/toy
 
-Runs configs/sparsity/toy/*.yaml (finished runs are kept, broken ones resumed), prints means and spreads beside the
+Runs configs/sparsity/*_toy_cpu.yaml (finished runs are kept, broken ones resumed), prints means and spreads beside the
 reference numbers, and says for each expected ordering whether it holds. Reference: an independent program written for
 the specification (float32, one thread), seeds 1 to 3; seeds are not comparable one by one, means are.
 """
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, method: str, density: float, seed: int) -
     if (out / "config.yaml").exists():
         command = [arguments.glyptic, "-q", "resume", str(out)]
     else:
-        config = ROOT / "configs/sparsity/toy" / f"{method}.yaml"
+        config = ROOT / "configs/sparsity" / f"{method}_toy_cpu.yaml"
         command = [arguments.glyptic, "-q", "run", str(config), "--out", str(out), "--set", f"seed={seed}"]
         command += ["--set", "throughput.enabled=false"]
         if method != "dense":
