@@ -260,3 +260,11 @@ def test_prune_and_grow_keeps_state_of_regrown():
     glyptic.sparsity.prune_and_grow(w, m, g, 2, [v])
     assert v.tolist() == [[1, 2, 3, 4, 0, 0, 0, 0, 0, 0]]
     assert w[0, 1] == pytest.approx(-0.05)
+
+
+def test_extraction_leaves_each_modules_mode_alone():
+    model = Residual().train()
+    model.norm.eval()
+    small = glyptic.sparsity.extract(model).model
+    assert model.training and not model.norm.training and model.bn_a.training
+    assert small.training and not small.norm.training and small.bn_a.training

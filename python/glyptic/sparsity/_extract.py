@@ -25,7 +25,7 @@ class Extraction:
         plan: which channels stay; prints as a table, ``to_json`` and ``from_json``, ``apply(name, tensor)`` slices
             anything of a parameter's shape, ``expand(name, tensor)`` is its inverse.
         optimizer: as given, over the small parameters, with its state sliced too; ``None`` when none was given.
-        max_difference: largest move of an output on the check batch, relative to the largest output.
+        max_difference: largest move of an output on the check batch, relative to the largest output or to 1, whichever is larger.
     """
 
     model: torch.nn.Module
@@ -137,15 +137,16 @@ def _difference(large: torch.nn.Module, small: torch.nn.Module, graph: _C.Graph,
         generator = torch.Generator().manual_seed(0)
         shape = [4, *graph.node_shapes()[0]]
         example = torch.randn(shape, generator=generator).to(first)
-    was_training = large.training, small.training
+    # Module by module: somebody may hold a BatchNorm in eval mode inside a network in train mode.
+    modes = [(module, module.training) for model in (large, small) for module in model.modules()]
     large.eval()
     small.eval()
     try:
         with torch.no_grad():
             expected, got = large(example), small(example)
     finally:
-        large.train(was_training[0])
-        small.train(was_training[1])
+        for module, mode in modes:
+            module.training = mode
     return float((expected - got).abs().max() / expected.abs().max().clamp(min=1))
 
 
