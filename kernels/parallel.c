@@ -2,7 +2,8 @@
 
 #include <omp.h>
 
-void glyptic_parallel_run(int64_t tasks, int threads, void (*task)(void* context, int64_t index), void* context) {
+void glyptic_parallel_run(int64_t tasks, int threads, void (*task)(void* context, int64_t index),
+                          void* context) {
   if (tasks <= 1 || threads <= 1 || omp_in_parallel()) {
     for (int64_t i = 0; i < tasks; ++i) task(context, i);
     return;

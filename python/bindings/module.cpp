@@ -1,5 +1,5 @@
-// glyptic._C: the C++ library for Python, thin over the same names. Tensors are shared, never copied. Everything
-// that takes long releases the GIL.
+// glyptic._C: the C++ library for Python, thin over the same names. Tensors are shared, never copied.
+// Everything that takes long releases the GIL.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
@@ -57,9 +57,12 @@ Value to_value(const std::string& name, const py::handle& object) {
     return object.cast<std::vector<double>>();
   }
   // NumPy scalars and the like know how to be a number.
-  if (py::hasattr(object, "__index__")) return static_cast<int64_t>(py::int_(py::reinterpret_borrow<py::object>(object)));
-  if (py::hasattr(object, "__float__")) return static_cast<double>(py::float_(py::reinterpret_borrow<py::object>(object)));
-  throw py::type_error(str("keyword ", name, ": a ", py::str(py::type::of(object)).cast<std::string>(), " cannot be an option"));
+  if (py::hasattr(object, "__index__"))
+    return static_cast<int64_t>(py::int_(py::reinterpret_borrow<py::object>(object)));
+  if (py::hasattr(object, "__float__"))
+    return static_cast<double>(py::float_(py::reinterpret_borrow<py::object>(object)));
+  throw py::type_error(str("keyword ", name, ": a ", py::str(py::type::of(object)).cast<std::string>(),
+                           " cannot be an option"));
 }
 
 sparsity::SparsityOptions to_options(const py::dict& keywords) {
@@ -77,25 +80,27 @@ py::dict stats_dict(const sparsity::Sparsifier& self) {
   const auto stats = self.stats();
   py::list layers;
   for (const auto& layer : stats.layers)
-    layers.append(py::dict("name"_a = layer.name, "shape"_a = py::tuple(py::cast(layer.shape)), "active"_a = layer.active,
-                           "size"_a = layer.size,
-                           "density"_a = static_cast<double>(layer.active) / static_cast<double>(layer.size)));
-  return py::dict("step"_a = stats.step, "active"_a = stats.active, "size"_a = stats.size, "density"_a = stats.density(),
-                  "events"_a = stats.events, "parameters"_a = stats.parameters,
+    layers.append(
+        py::dict("name"_a = layer.name, "shape"_a = py::tuple(py::cast(layer.shape)),
+                 "active"_a = layer.active, "size"_a = layer.size,
+                 "density"_a = static_cast<double>(layer.active) / static_cast<double>(layer.size)));
+  return py::dict("step"_a = stats.step, "active"_a = stats.active, "size"_a = stats.size,
+                  "density"_a = stats.density(), "events"_a = stats.events, "parameters"_a = stats.parameters,
                   "parameters_active"_a = stats.parameters_active, "explored"_a = stats.explored,
-                  "live_channels"_a = stats.live_channels, "channels"_a = stats.channels, "layers"_a = layers);
+                  "live_channels"_a = stats.live_channels, "channels"_a = stats.channels,
+                  "layers"_a = layers);
 }
 
 void bind_errors(py::module_& m) {
   // Each class also derives from the built-in one that Python users catch.
   const auto make = [&](const char* name, const char* base, const char* doc) {
     const auto bases = py::make_tuple(m.attr("Error"), py::module_::import("builtins").attr(base));
-    auto type = py::reinterpret_steal<py::object>(PyErr_NewExceptionWithDoc(
-        (std::string("glyptic.") + name).c_str(), doc, bases.ptr(), nullptr));
+    auto type = py::reinterpret_steal<py::object>(
+        PyErr_NewExceptionWithDoc((std::string("glyptic.") + name).c_str(), doc, bases.ptr(), nullptr));
     m.attr(name) = type;
   };
-  m.attr("Error") = py::reinterpret_steal<py::object>(
-      PyErr_NewExceptionWithDoc("glyptic.Error", "Base of all errors that Glyptic raises on purpose.", PyExc_Exception, nullptr));
+  m.attr("Error") = py::reinterpret_steal<py::object>(PyErr_NewExceptionWithDoc(
+      "glyptic.Error", "Base of all errors that Glyptic raises on purpose.", PyExc_Exception, nullptr));
   make("ArgumentError", "ValueError", "An argument has a value that it cannot take.");
   make("ConfigError", "ValueError", "An option is unknown, of the wrong type, or out of range.");
   make("DataError", "ValueError", "A file is damaged or of another kind.");
@@ -126,7 +131,8 @@ void bind_errors(py::module_& m) {
 }
 
 void bind_nn(py::module_& m) {
-  py::class_<nn::ChannelGroup>(m, "ChannelGroup", "Rows of one weight that other weights read as input slices.")
+  py::class_<nn::ChannelGroup>(m, "ChannelGroup",
+                               "Rows of one weight that other weights read as input slices.")
       .def_readonly("active", &nn::ChannelGroup::active)
       .def_readonly("channels", &nn::ChannelGroup::channels)
       .def_property_readonly("passive",
@@ -136,7 +142,8 @@ void bind_nn(py::module_& m) {
                                return names;
                              })
       .def("__repr__", [](const nn::ChannelGroup& g) {
-        return str("ChannelGroup(", g.active, ", channels=", g.channels, ", read by ", g.passive.front().tensor, ")");
+        return str("ChannelGroup(", g.active, ", channels=", g.channels, ", read by ",
+                   g.passive.front().tensor, ")");
       });
 
   py::class_<nn::Graph>(m, "Graph", "A network as data: nodes in topological order and the tensors they use.")
@@ -169,48 +176,62 @@ void bind_nn(py::module_& m) {
              const auto cost = nn::cost(g);
              py::list rows;
              for (const auto& row : cost.rows)
-               rows.append(py::dict("node"_a = row.node, "weight"_a = row.weight, "macs"_a = row.macs, "parameters"_a = row.parameters));
+               rows.append(py::dict("node"_a = row.node, "weight"_a = row.weight, "macs"_a = row.macs,
+                                    "parameters"_a = row.parameters));
              return py::dict("macs"_a = cost.macs, "parameters"_a = cost.parameters, "rows"_a = rows);
            })
       .def("prunable_groups", &nn::prunable_groups, "conv_to_linear"_a = false)
-      .def("initial_tensors", [](const nn::Graph& g, uint64_t seed) {
-        const nn::Model model(g, RngStream(seed, "model/init"));
-        NamedList result;
-        for (const auto& entry : model.state()) result.emplace_back(entry.name, entry.tensor.detach());
-        return result;
-      }, "seed"_a = 0);
+      .def(
+          "initial_tensors",
+          [](const nn::Graph& g, uint64_t seed) {
+            const nn::Model model(g, RngStream(seed, "model/init"));
+            NamedList result;
+            for (const auto& entry : model.state()) result.emplace_back(entry.name, entry.tensor.detach());
+            return result;
+          },
+          "seed"_a = 0);
 
   m.def("model_names", &nn::model_names);
   m.def("model_summary", &nn::model_summary, "name"_a);
-  m.def("build_graph", [](const std::string& name, int64_t num_classes, std::vector<int64_t> input_shape,
-                          std::vector<int64_t> widths, double width, double dropout) {
-    nn::ModelOptions options;
-    options.num_classes = num_classes;
-    options.input_shape = std::move(input_shape);
-    options.widths = std::move(widths);
-    options.width = width;
-    options.dropout = dropout;
-    return nn::build_graph(name, options);
-  }, "name"_a, "num_classes"_a = 0, "input_shape"_a = std::vector<int64_t>{}, "widths"_a = std::vector<int64_t>{},
-     "width"_a = 1.0, "dropout"_a = 0.0);
+  m.def(
+      "build_graph",
+      [](const std::string& name, int64_t num_classes, std::vector<int64_t> input_shape,
+         std::vector<int64_t> widths, double width, double dropout) {
+        nn::ModelOptions options;
+        options.num_classes = num_classes;
+        options.input_shape = std::move(input_shape);
+        options.widths = std::move(widths);
+        options.width = width;
+        options.dropout = dropout;
+        return nn::build_graph(name, options);
+      },
+      "name"_a, "num_classes"_a = 0, "input_shape"_a = std::vector<int64_t>{},
+      "widths"_a = std::vector<int64_t>{}, "width"_a = 1.0, "dropout"_a = 0.0);
 
   py::class_<nn::Model>(m, "Model", "A graph bound to tensors, which are shared.")
       .def(py::init([](const nn::Graph& graph, const NamedList& tensors) {
              return std::make_unique<nn::Model>(graph, to_named(tensors));
-           }), "graph"_a, "tensors"_a)
+           }),
+           "graph"_a, "tensors"_a)
       .def("forward", &nn::Model::forward, "x"_a, py::call_guard<py::gil_scoped_release>())
       .def("train", &nn::Model::train, "on"_a = true);
 }
 
 void bind_sparsity(py::module_& m) {
   m.def("erk_densities", &sparsity::erk_densities, "shapes"_a, "density"_a, "power"_a = 1.0);
-  m.def("layer_densities", [](const std::vector<std::pair<std::string, std::vector<int64_t>>>& layers, double density,
-                              const std::string& distribution, double power, std::map<std::string, double> custom) {
-    std::vector<sparsity::LayerShape> shapes;
-    for (const auto& [name, shape] : layers) shapes.push_back({name, shape});
-    return sparsity::layer_densities(shapes, density, {.kind = sparsity::distribution_from_name(distribution),
-                                                       .erk_power = power, .custom_density = std::move(custom)});
-  }, "layers"_a, "density"_a, "distribution"_a = "erk", "power"_a = 1.0, "custom"_a = std::map<std::string, double>{});
+  m.def(
+      "layer_densities",
+      [](const std::vector<std::pair<std::string, std::vector<int64_t>>>& layers, double density,
+         const std::string& distribution, double power, std::map<std::string, double> custom) {
+        std::vector<sparsity::LayerShape> shapes;
+        for (const auto& [name, shape] : layers) shapes.push_back({name, shape});
+        return sparsity::layer_densities(shapes, density,
+                                         {.kind = sparsity::distribution_from_name(distribution),
+                                          .erk_power = power,
+                                          .custom_density = std::move(custom)});
+      },
+      "layers"_a, "density"_a, "distribution"_a = "erk", "power"_a = 1.0,
+      "custom"_a = std::map<std::string, double>{});
   m.def("layer_counts", &sparsity::layer_counts, "densities"_a, "sizes"_a, "total"_a = -1, "minimum"_a = 1);
   m.def("stream_id", &stream_id, "name"_a);
   m.def("sparsity_methods", [] {
@@ -220,50 +241,68 @@ void bind_sparsity(py::module_& m) {
                              "source"_a = info.source, "needs_groups"_a = info.needs_groups));
     return result;
   });
-  m.def("sparsity_options", [](const py::dict& keywords) {
-    auto options = to_options(keywords);
-    Options declared;
-    options.declare(declared);
-    py::dict result;
-    for (const auto& option : declared.list()) result[py::str(option.name)] = py::cast(option.get());
-    return result;
-  }, "The options of the sparsity family after presets and keywords.", "keywords"_a = py::dict());
+  m.def(
+      "sparsity_options",
+      [](const py::dict& keywords) {
+        auto options = to_options(keywords);
+        Options declared;
+        options.declare(declared);
+        py::dict result;
+        for (const auto& option : declared.list()) result[py::str(option.name)] = py::cast(option.get());
+        return result;
+      },
+      "The options of the sparsity family after presets and keywords.", "keywords"_a = py::dict());
 
   py::class_<sparsity::Sparsifier>(m, "Sparsifier")
-      .def(py::init([](const NamedList& parameters, const std::vector<std::string>& prunable, const py::dict& keywords,
-                       std::vector<nn::ChannelGroup> groups) {
-             return std::make_unique<sparsity::Sparsifier>(to_named(parameters), prunable, to_options(keywords), std::move(groups));
-           }), "parameters"_a, "prunable"_a, "options"_a, "groups"_a = std::vector<nn::ChannelGroup>{})
-      .def("begin_step", [](const sparsity::Sparsifier& self) {
-        const auto plan = self.begin_step();
-        return py::make_tuple(plan.step, plan.masks_change, plan.run_optimizer);
-      })
-      .def("end_step", [](sparsity::Sparsifier& self, const std::vector<std::optional<at::Tensor>>& grads,
-                          const std::vector<std::vector<at::Tensor>>& states, bool masked, bool skipped) {
-        require(grads.size() == states.size(), "end_step: ", grads.size(), " gradients and ", states.size(), " states");
-        std::vector<sparsity::ParameterState> list;
-        for (std::size_t i = 0; i < grads.size(); ++i) list.push_back({grads[i].value_or(at::Tensor()), states[i]});
-        const py::gil_scoped_release release;
-        self.end_step(list, masked, skipped);
-      }, "grads"_a, "states"_a, "masked"_a = false, "skipped"_a = false)
-      .def("set_reduce_scores", [](sparsity::Sparsifier& self, py::function function) {
-        self.reduce_scores = [function](ops::TensorList& scores) {
-          const py::gil_scoped_acquire acquire;
-          function(scores);
-        };
-      }, "function"_a)
+      .def(py::init([](const NamedList& parameters, const std::vector<std::string>& prunable,
+                       const py::dict& keywords, std::vector<nn::ChannelGroup> groups) {
+             return std::make_unique<sparsity::Sparsifier>(to_named(parameters), prunable,
+                                                           to_options(keywords), std::move(groups));
+           }),
+           "parameters"_a, "prunable"_a, "options"_a, "groups"_a = std::vector<nn::ChannelGroup>{})
+      .def("begin_step",
+           [](const sparsity::Sparsifier& self) {
+             const auto plan = self.begin_step();
+             return py::make_tuple(plan.step, plan.masks_change, plan.run_optimizer);
+           })
+      .def(
+          "end_step",
+          [](sparsity::Sparsifier& self, const std::vector<std::optional<at::Tensor>>& grads,
+             const std::vector<std::vector<at::Tensor>>& states, bool masked, bool skipped) {
+            require(grads.size() == states.size(), "end_step: ", grads.size(), " gradients and ",
+                    states.size(), " states");
+            std::vector<sparsity::ParameterState> list;
+            for (std::size_t i = 0; i < grads.size(); ++i)
+              list.push_back({grads[i].value_or(at::Tensor()), states[i]});
+            const py::gil_scoped_release release;
+            self.end_step(list, masked, skipped);
+          },
+          "grads"_a, "states"_a, "masked"_a = false, "skipped"_a = false)
+      .def(
+          "set_reduce_scores",
+          [](sparsity::Sparsifier& self, py::function function) {
+            self.reduce_scores = [function](ops::TensorList& scores) {
+              const py::gil_scoped_acquire acquire;
+              function(scores);
+            };
+          },
+          "function"_a)
       .def("masks", [](const sparsity::Sparsifier& self) { return to_pairs(self.masks()); })
       .def("liveness", [](const sparsity::Sparsifier& self) { return to_pairs(self.liveness()); })
       .def("stats", &stats_dict)
-      .def("events", [](const sparsity::Sparsifier& self) {
-        py::list result;
-        for (const auto& e : self.events())
-          result.append(py::dict("step"_a = e.step, "dropped"_a = e.dropped, "grown"_a = e.grown, "active"_a = e.active,
-                                 "live_channels"_a = e.live_channels));
-        return result;
-      })
+      .def("events",
+           [](const sparsity::Sparsifier& self) {
+             py::list result;
+             for (const auto& e : self.events())
+               result.append(py::dict("step"_a = e.step, "dropped"_a = e.dropped, "grown"_a = e.grown,
+                                      "active"_a = e.active, "live_channels"_a = e.live_channels));
+             return result;
+           })
       .def("state", [](const sparsity::Sparsifier& self) { return to_pairs(self.state()); })
-      .def("load_state", [](sparsity::Sparsifier& self, const NamedList& state) { self.load_state(to_named(state)); }, "state"_a)
+      .def(
+          "load_state",
+          [](sparsity::Sparsifier& self, const NamedList& state) { self.load_state(to_named(state)); },
+          "state"_a)
       .def("apply_masks", &sparsity::Sparsifier::apply_masks)
       .def("remove", &sparsity::Sparsifier::remove);
 
@@ -273,35 +312,44 @@ void bind_sparsity(py::module_& m) {
       .def("__str__", &sparsity::ExtractionPlan::to_string)
       .def_readonly("graph", &sparsity::ExtractionPlan::graph)
       .def_readonly("notes", &sparsity::ExtractionPlan::notes)
-      .def_property_readonly("dims", [](const sparsity::ExtractionPlan& plan) {
-        py::list result;
-        for (const auto& dim : plan.dims)
-          result.append(py::dict("tensor"_a = dim.tensor, "dim"_a = dim.dim, "original"_a = dim.original, "kept"_a = dim.kept));
-        return result;
-      })
+      .def_property_readonly("dims",
+                             [](const sparsity::ExtractionPlan& plan) {
+                               py::list result;
+                               for (const auto& dim : plan.dims)
+                                 result.append(py::dict("tensor"_a = dim.tensor, "dim"_a = dim.dim,
+                                                        "original"_a = dim.original, "kept"_a = dim.kept));
+                               return result;
+                             })
       .def("apply", &sparsity::ExtractionPlan::apply, "name"_a, "tensor"_a)
-      .def("apply_all", [](const sparsity::ExtractionPlan& plan, const NamedList& tensors) {
-        return to_pairs(plan.apply_all(to_named(tensors)));
-      }, "tensors"_a)
+      .def(
+          "apply_all",
+          [](const sparsity::ExtractionPlan& plan, const NamedList& tensors) {
+            return to_pairs(plan.apply_all(to_named(tensors)));
+          },
+          "tensors"_a)
       .def("expand", &sparsity::ExtractionPlan::expand, "name"_a, "small"_a, "fill"_a = 0.0);
 
-  m.def("plan_extraction", [](const nn::Graph& graph, const NamedList& tensors, const NamedList& liveness,
-                              const std::string& residual, int64_t round_to, bool absorb, bool allow_inexact) {
-    std::vector<sparsity::Liveness> alive;
-    for (const auto& [name, tensor] : liveness) alive.push_back({name, tensor});
-    sparsity::ExtractOptions options;
-    require(residual == "exempt" || residual == "all_dead" || residual == "index_add", "residual is '", residual,
-            "', expected one of exempt, all_dead, index_add", did_you_mean(residual, {"exempt", "all_dead", "index_add"}));
-    options.residual = residual == "all_dead"    ? sparsity::Residual::all_dead
-                       : residual == "index_add" ? sparsity::Residual::index_add
-                                                 : sparsity::Residual::exempt;
-    require(round_to >= 1, "round_to is ", round_to, ", expected at least 1");
-    options.round_to = round_to;
-    options.absorb = absorb;
-    options.allow_inexact = allow_inexact;
-    return sparsity::plan_extraction(graph, to_named(tensors), alive, options);
-  }, "graph"_a, "tensors"_a, "liveness"_a = NamedList{}, "residual"_a = "exempt", "round_to"_a = 1, "absorb"_a = true,
-     "allow_inexact"_a = false);
+  m.def(
+      "plan_extraction",
+      [](const nn::Graph& graph, const NamedList& tensors, const NamedList& liveness,
+         const std::string& residual, int64_t round_to, bool absorb, bool allow_inexact) {
+        std::vector<sparsity::Liveness> alive;
+        for (const auto& [name, tensor] : liveness) alive.push_back({name, tensor});
+        sparsity::ExtractOptions options;
+        require(residual == "exempt" || residual == "all_dead" || residual == "index_add", "residual is '",
+                residual, "', expected one of exempt, all_dead, index_add",
+                did_you_mean(residual, {"exempt", "all_dead", "index_add"}));
+        options.residual = residual == "all_dead"    ? sparsity::Residual::all_dead
+                           : residual == "index_add" ? sparsity::Residual::index_add
+                                                     : sparsity::Residual::exempt;
+        require(round_to >= 1, "round_to is ", round_to, ", expected at least 1");
+        options.round_to = round_to;
+        options.absorb = absorb;
+        options.allow_inexact = allow_inexact;
+        return sparsity::plan_extraction(graph, to_named(tensors), alive, options);
+      },
+      "graph"_a, "tensors"_a, "liveness"_a = NamedList{}, "residual"_a = "exempt", "round_to"_a = 1,
+      "absorb"_a = true, "allow_inexact"_a = false);
 }
 
 }  // namespace
@@ -315,13 +363,21 @@ PYBIND11_MODULE(_C, m) {
   bind_errors(m);
   bind_nn(m);
   bind_sparsity(m);
-  m.def("save_safetensors", [](const std::string& path, const NamedList& tensors, const std::map<std::string, std::string>& metadata) {
-    save_safetensors(path, to_named(tensors), metadata);
-  }, "path"_a, "tensors"_a, "metadata"_a = std::map<std::string, std::string>{});
-  m.def("load_safetensors", [](const std::string& path) {
-    const SafeTensors file(path);
-    return py::make_tuple(to_pairs(file.tensors()), file.metadata());
-  }, "path"_a);
-  m.def("cli", &cli::run, "The command line; returns the exit code.", "arguments"_a, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "save_safetensors",
+      [](const std::string& path, const NamedList& tensors,
+         const std::map<std::string, std::string>& metadata) {
+        save_safetensors(path, to_named(tensors), metadata);
+      },
+      "path"_a, "tensors"_a, "metadata"_a = std::map<std::string, std::string>{});
+  m.def(
+      "load_safetensors",
+      [](const std::string& path) {
+        const SafeTensors file(path);
+        return py::make_tuple(to_pairs(file.tensors()), file.metadata());
+      },
+      "path"_a);
+  m.def("cli", &cli::run, "The command line; returns the exit code.", "arguments"_a,
+        py::call_guard<py::gil_scoped_release>());
   m.def("describe", &experiment::describe, "name"_a);
 }

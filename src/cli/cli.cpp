@@ -105,8 +105,7 @@ std::string doctor() {
 }
 
 int dispatch(const std::vector<std::string>& arguments) {
-  CLI::App app{"Glyptic: sparse training on LibTorch, down to the small dense network",
-               "glyptic"};
+  CLI::App app{"Glyptic: sparse training on LibTorch, down to the small dense network", "glyptic"};
   app.require_subcommand(1);
   app.set_version_flag("--version", str("glyptic ", version(), " (torch ", built_for_torch(), ")"));
   bool verbose = false, quiet = false;

@@ -135,7 +135,8 @@ std::string describe(const std::string& name) {
     for (const auto& folder : folders) text += "  found in " + folder + "\n";
     if (folders.empty())
       text += set == "shapes" ? "  generated, needs no files\n"
-                              : "  not found; set $GLYPTIC_DATA to the folder that holds '" + set + "', or data.folder to its own\n";
+                              : "  not found; set $GLYPTIC_DATA to the folder that holds '" + set +
+                                    "', or data.folder to its own\n";
     return text;
   }
   std::vector<std::string> known = experiment_names();

@@ -28,7 +28,8 @@ MaskEditor::MaskEditor(std::vector<Layer>& layers, const std::vector<ParameterSt
 std::vector<int64_t> MaskEditor::counts() {
   if (counts_.empty()) {
     for (std::size_t l = 0; l < layers_.size(); ++l)
-      counts_.push_back(kept_[l].is_same(layers_[l].mask) ? layers_[l].active : kept_[l].sum().item<int64_t>());
+      counts_.push_back(kept_[l].is_same(layers_[l].mask) ? layers_[l].active
+                                                          : kept_[l].sum().item<int64_t>());
   }
   return counts_;
 }

@@ -47,9 +47,10 @@ void SparsityOptions::declare(Options& o) {
   o.field("drop_noise", drop_noise,
           "standard deviation of noise added to |w| before ranking (RigL's code: 1e-5)", at_least(0));
   o.field("mest_lambda", mest_lambda, "lambda of the mest criterion", at_least(0));
-  o.field("grow_criterion", grow_criterion,
-          "positions with the largest of this come: |g|, |momentum| (zero off-mask here, so ties), or at random",
-          one_of({"gradient", "momentum", "random"}));
+  o.field(
+      "grow_criterion", grow_criterion,
+      "positions with the largest of this come: |g|, |momentum| (zero off-mask here, so ties), or at random",
+      one_of({"gradient", "momentum", "random"}));
   o.field("grow_init", grow_init,
           "value of a grown weight: 0, N(0, std w), uniform +-mean |w|, or -g; each times grow_scale",
           one_of({"zeros", "random_normal", "random_uniform", "gradient"}));
@@ -91,7 +92,8 @@ void SparsityOptions::declare(Options& o) {
   o.field("hard_phase", hard_phase, "chase: last fraction of the run, with exactly the target count (T_dst)",
           between(0, 1));
   o.field("process_group", process_group,
-          "name of the c10d group whose ranks train this network: masks come from rank 0, growth scores are averaged");
+          "name of the c10d group whose ranks train this network: masks come from rank 0, growth scores are "
+          "averaged");
   o.field("seed", seed, "seed of the masks' random streams; in a run 0 takes the run's", at_least(0));
 }
 

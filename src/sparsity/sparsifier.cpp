@@ -110,7 +110,9 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
   }
   if (!options_.process_group.empty()) {
     broadcast(masks, options_.process_group);
-    reduce_scores = [group = options_.process_group](ops::TensorList& scores) { all_reduce_mean(scores, group); };
+    reduce_scores = [group = options_.process_group](ops::TensorList& scores) {
+      all_reduce_mean(scores, group);
+    };
   }
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     layers_[l].mask = masks[l];

@@ -98,10 +98,10 @@ GLYPTIC_KERNEL(void, masked_adamw,
                (const AdamEntry* entries, ChunkMap map, const AdamScalars& scalars, int threads))
 
 namespace cuda {
-/// `entries`, `map.first` and `scalars.table` in device memory; `flags` are those of every entry (adam_flags).
-/// Asynchronous on `stream`.
-void masked_adamw(const AdamEntry* entries, ChunkMap map, int64_t chunks, const AdamScalars& scalars, int flags,
-                  void* stream);
+/// `entries`, `map.first` and `scalars.table` in device memory; `flags` are those of every entry
+/// (adam_flags). Asynchronous on `stream`.
+void masked_adamw(const AdamEntry* entries, ChunkMap map, int64_t chunks, const AdamScalars& scalars,
+                  int flags, void* stream);
 }  // namespace cuda
 
 }  // namespace glyptic::kernels

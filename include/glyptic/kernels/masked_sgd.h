@@ -63,8 +63,8 @@ GLYPTIC_KERNEL(void, masked_sgd,
                (const SgdEntry* entries, ChunkMap map, const SgdScalars& scalars, int threads))
 
 namespace cuda {
-/// `entries` and `map.first` in device memory; `flags` are those of every entry (sgd_flags), because masks are given
-/// for all tensors or for none. Asynchronous on `stream` (a cudaStream_t).
+/// `entries` and `map.first` in device memory; `flags` are those of every entry (sgd_flags), because masks
+/// are given for all tensors or for none. Asynchronous on `stream` (a cudaStream_t).
 void masked_sgd(const SgdEntry* entries, ChunkMap map, int64_t chunks, const SgdScalars& scalars, int flags,
                 void* stream);
 }  // namespace cuda

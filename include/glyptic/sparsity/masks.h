@@ -80,8 +80,8 @@ class MaskEditor {
   const std::vector<ParameterState>& states_;
   RngStream rng_;
   double lambda_, drop_noise_;
-  ops::TensorList kept_;          ///< edited masks
-  std::vector<int64_t> counts_;   ///< their sums, empty when unknown (after a global selection)
+  ops::TensorList kept_;         ///< edited masks
+  std::vector<int64_t> counts_;  ///< their sums, empty when unknown (after a global selection)
   ops::TensorList dead_;
   ops::TensorList grown_;
 };
