@@ -130,6 +130,14 @@ Chase::Chase(const SparsityOptions& options, const std::vector<Layer>& layers,
     log::warn(
         "channel removals coincide with explorations: channels are judged before their new weights were "
         "trained");
+  // What a removal takes only an exploration gives back. Where the interval leaves none between the last
+  // removal and the end, one joins that removal, so that the run ends with K* weights.
+  const auto next = (channel_end_ + o.update_every - 1) / o.update_every * o.update_every;
+  explore_at_channel_end_ = next >= o.total_steps && channel_end_ < o.total_steps;
+  if (channel_end_ >= o.total_steps && o.density < 1)
+    log::warn(
+        "channel_until is 1: the last channels go at the last step, where nothing can grow any more, so that "
+        "the run ends below its density; 0.8 leaves time");
 }
 
 double Chase::channel_rate(int64_t step) const {
@@ -158,7 +166,8 @@ bool Chase::removal_due(int64_t t) const {
 
 bool Chase::exploration_due(int64_t t) const {
   if (options_.density == 1) return false;
-  return t % options_.update_every == 0 || t == options_.total_steps;
+  return t % options_.update_every == 0 || t == options_.total_steps ||
+         (explore_at_channel_end_ && t == channel_end_);
 }
 
 bool Chase::due(int64_t t) const {

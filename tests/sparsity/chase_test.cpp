@@ -128,6 +128,22 @@ TEST(Chase, RatesAndBounds) {
   EXPECT_TRUE(chase.due(100));
 }
 
+// A run too short for its interval still ends with K* weights and S_c of its channels gone: an exploration
+// joins the last removal.
+TEST(Chase, ShortRunsEndAtTheirDensity) {
+  for (const char* scope : {"global", "layer_erk"})
+    for (const int64_t every : {7, 19, 20, 1000}) {
+      auto options = options_for("chase", 20, every);
+      options.scope = scope;
+      options.density = 0.2;
+      Net net("mlp", 3, options, "sgd");
+      for (int64_t t = 1; t <= 20; ++t) net.step(t);
+      const auto stats = net.sparse->stats();
+      EXPECT_EQ(stats.active, std::llround(0.2 * static_cast<double>(stats.size))) << scope << ' ' << every;
+      EXPECT_EQ(stats.live_channels, stats.channels / 2) << scope << ' ' << every;
+    }
+}
+
 TEST(Chase, RefusesWhatCannotBe) {
   Net net("mlp", 1, options_for("static", 10, 1), "sgd");
   const auto groups = nn::prunable_groups(net.model->graph());

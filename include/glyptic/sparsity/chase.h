@@ -51,11 +51,12 @@ class Chase final : public Method {
   ops::TensorList dead_positions(const std::vector<Layer>& layers) const;
 
   std::vector<ChannelState> channels_;
-  int64_t total_channels_ = 0;  ///< B0
-  int64_t total_weights_ = 0;   ///< N
-  int64_t target_ = 0;          ///< K*
-  int64_t channel_end_ = 0;     ///< T_c
-  int64_t hard_begin_ = 0;      ///< T - T_dst
+  int64_t total_channels_ = 0;           ///< B0
+  int64_t total_weights_ = 0;            ///< N
+  int64_t target_ = 0;                   ///< K*
+  int64_t channel_end_ = 0;              ///< T_c
+  int64_t hard_begin_ = 0;               ///< T - T_dst
+  bool explore_at_channel_end_ = false;  ///< no exploration falls between T_c and the end
 };
 
 MethodInfo chase_info();
