@@ -167,30 +167,30 @@ void AxisGraph::unify(int x, int y, int why) {
   if (a.size() == 1) return bind(a[0], b, why);
   if (b.size() == 1) return bind(b[0], a, why);
 
-  // The same factors in another order (a shuffle and what it shuffled) belong together by axis.
-  const auto axis = [&](int atom) { return atoms_[as_index(atom)].axis; };
-  const auto size = [&](int atom) { return axis_sizes_[as_index(axis(atom))]; };
+  const auto size = [&](int atom) { return axis_sizes_[as_index(atoms_[as_index(atom)].axis)]; };
   std::vector<std::pair<std::vector<int>, std::vector<int>>> runs;
+  std::vector<int> alone;  // factors without a counterpart, such as a batch folded into the heads
   auto i = a.size(), j = b.size();
   bool lined_up = true;
-  while (lined_up && (i > 0 || j > 0)) {
-    std::vector<int> left, right;
-    int64_t p = 1, q = 1;
-    do {
-      if (p <= q && i > 0) {
+  while (lined_up && i > 0 && j > 0) {
+    std::vector<int> left{a[--i]}, right{b[--j]};
+    int64_t p = size(left.front()), q = size(right.front());
+    while (p != q && (p < q ? i > 0 : j > 0)) {
+      if (p < q) {
         left.insert(left.begin(), a[--i]);
         p *= size(left.front());
-      } else if (j > 0) {
+      } else {
         right.insert(right.begin(), b[--j]);
         q *= size(right.front());
-      } else {
-        lined_up = false;
       }
-    } while (lined_up && (p != q || right.empty()));
-    lined_up = lined_up && (left.size() == 1 || right.size() == 1);
+    }
+    lined_up = p == q && (left.size() == 1 || right.size() == 1);
     runs.emplace_back(std::move(left), std::move(right));
   }
+  while (i > 0) alone.push_back(a[--i]);
+  while (j > 0) alone.push_back(b[--j]);
   if (lined_up) {
+    for (const int atom : alone) pin_atom(atom, why);
     for (const auto& [left, right] : runs) unify(element(left), element(right), why);
   } else if (a.size() == b.size()) {
     for (std::size_t k = 0; k < a.size(); ++k) unify(element({a[k]}), element({b[k]}), why);
