@@ -206,7 +206,9 @@ std::vector<unsigned char> chosen_factors(const std::vector<nn::AxisGroup>& grou
   std::vector<std::vector<std::size_t>> ahead(groups.size());  // whoever wins over a group
   for (std::size_t g = 0; g < groups.size(); ++g)
     for (const int inner : groups[g].inner) {
-      if (factor == "inner")
+      // Two or three of something (a depthwise multiplier) are too few to choose from.
+      const bool coarse = groups[as_index(inner)].size < 4 && usable[g] && groups[g].size >= 4;
+      if (factor == "inner" && !coarse)
         ahead[g].push_back(as_index(inner));
       else
         ahead[as_index(inner)].push_back(g);

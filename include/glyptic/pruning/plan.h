@@ -93,8 +93,8 @@ PrunePlan plan_pruning(nn::AxisGraph& graph, const NamedTensors& tensors, const 
 /// The plan that keeps exactly these units. At least one of each group must stay.
 PrunePlan plan_from_alive(nn::AxisGraph& graph, const nn::Alive& alive);
 
-/// Alive flags of a plan on a graph traced anew, read off the entries that the plan keeps; ArgumentError where
-/// the graph would not lose the same entries.
+/// Alive flags of a plan on a graph traced anew, read off the entries that the plan keeps; ArgumentError
+/// where the graph would not lose the same entries.
 nn::Alive alive_of(nn::AxisGraph& graph, const PrunePlan& plan);
 
 }  // namespace glyptic::pruning

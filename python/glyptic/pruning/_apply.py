@@ -312,8 +312,10 @@ def _keep_attention_scale(model: nn.Module, small: nn.Module) -> None:
 
 def _rebuild(model: nn.Module, plan: Plan, settings: dict[str, dict[str, int]]) -> nn.Module:
     small = _copy_with(model, lambda name, tensor: plan._core.apply(name, tensor))
-    _set_sizes(small, settings)
-    _keep_attention_scale(model, small)
+    # Looking at a parametrized weight computes it, and in train mode spectral_norm then moves its own vectors.
+    with _record.plain_operations(small):
+        _set_sizes(small, settings)
+        _keep_attention_scale(model, small)
     return small
 
 
@@ -373,7 +375,8 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     record = plan._record or trace(model, inputs)
     alive = _C.alive_of(record.graph, plan._core)
     expected = _reference(model, plan, record, alive, inputs) if check else None
-    settings = _settings(model, plan)
+    with _record.plain_operations(model):
+        settings = _settings(model, plan)
     why, difference = "", 0.0
     small: nn.Module | None = None
     try:

@@ -168,7 +168,8 @@ class Recorder(TorchDispatchMode):
 @_rule("clone", "detach", "alias", "_to_copy", "lift_fresh", "lift_fresh_copy", "contiguous", "dropout", "native_dropout",
        "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "bernoulli", "fill", "zero", "_conj",
        "masked_fill", "where", "_prelu_kernel", "lerp", "isin", "nan_to_num", "_weight_norm_interface", "threshold",
-       "uniform", "normal", "resolve_conj", "resolve_neg", "masked_fill")
+       "uniform", "normal", "resolve_conj", "resolve_neg", "hardswish", "leaky_relu", "rrelu_with_noise", "rrelu", "log_sigmoid_forward",
+       "prelu", "polar", "complex", "floor_divide", "real", "imag")
 def _elementwise(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int]:
     inputs = [r.node(t) for t in _tensors([args, kwargs])]
     return [r.add(label, "elementwise", inputs, out[0].shape)]
@@ -576,7 +577,7 @@ class MaskedRun(TorchDispatchMode):
         self.graph = record.graph
         self.alive = alive
         # Calls in their order, of the operations that take statistics anywhere: nothing else needs to be told apart.
-        special = {call.function for call in record.calls if call.statistics}
+        special = {call.function for call in record.calls if call.statistics or call.function is aten._weight_norm_interface.default}
         self.calls = {f: iter([c for c in record.calls if c.function is f]) for f in special}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -586,6 +587,9 @@ class MaskedRun(TorchDispatchMode):
         call = next(self.calls[func], None)
         if call is None:
             raise _C.ArgumentError("the model took another path on its second run; its control flow must not depend on weights")
+        if func is aten._weight_norm_interface.default:
+            # Rows that go are 0 / 0 in a masked copy; they are zero.
+            return tuple(torch.nan_to_num(t, nan=0.0) for t in func(*args, **kwargs))
         if not call.statistics:
             return func(*args, **kwargs)
         x = args[0]
