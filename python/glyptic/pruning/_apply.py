@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .. import _C
-from . import _record
+from . import _attributes, _record
 
 # float32 sums in another order and over fewer entries differ by a few rounding errors of each layer.
 TOLERANCE = 1e-5
@@ -310,6 +310,25 @@ def _keep_attention_scale(model: nn.Module, small: nn.Module) -> None:
                 module.in_proj_bias[: module.embed_dim].mul_(factor)
 
 
+def _scale_queries(small: nn.Module, plan: Plan, record: _record.Record, alive: Any) -> None:
+    """The same for attention that is called by hand and leaves its scale to the default."""
+    tensors = dict(small.named_parameters(remove_duplicate=False))
+    done: set[str] = set()
+    with torch.no_grad():
+        for query, old, new in _attributes.narrowed_heads(record.watch, record.graph, alive):
+            found = _attributes.query_rows(record.graph, query)
+            if found is None or found[0] in done:
+                continue
+            weight, bias, start, stop = found
+            done.add(weight)
+            kept = plan.kept.get(weight, [None])[0]
+            rows = slice(start, stop) if kept is None else slice(sum(k < start for k in kept), sum(k < stop for k in kept))
+            factor = (new / old) ** 0.5
+            tensors[weight][rows].mul_(factor)
+            if bias in tensors:
+                tensors[bias][rows].mul_(factor)
+
+
 def _rebuild(model: nn.Module, plan: Plan, settings: dict[str, dict[str, int]]) -> nn.Module:
     small = _copy_with(model, lambda name, tensor: plan._core.apply(name, tensor))
     # Looking at a parametrized weight computes it, and in train mode spectral_norm then moves its own vectors.
@@ -377,10 +396,13 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     expected = _reference(model, plan, record, alive, inputs) if check else None
     with _record.plain_operations(model):
         settings = _settings(model, plan)
+    for path, values in _attributes.settings(record.watch, record.graph, alive).items():
+        settings.setdefault(path, {}).update(values)
     why, difference = "", 0.0
     small: nn.Module | None = None
     try:
         small = _rebuild(model, plan, settings)
+        _scale_queries(small, plan, record, alive)
         got = _outputs(small, inputs)
         if check:
             difference = _record.relative_difference(expected, got)

@@ -42,6 +42,7 @@ class Record:
 
     graph: _C.AxisGraph
     calls: list[Call] = field(default_factory=list)
+    watch: Any = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -542,10 +543,16 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 
 def record(model: nn.Module, inputs: tuple[Any, ...], run: Callable[[Recorder], Any] | None = None) -> tuple[Record, Recorder]:
     """Runs ``model(*inputs)`` (or ``run``) once and returns what it does to dimensions."""
+    from . import _attributes
+
     recorder = Recorder(tensor_names(model), list(_tensors(inputs)))
     with plain_operations(model), _module_names(model, recorder):
-        with recorder:
-            result = run(recorder) if run is not None else model(*inputs)
+        if run is not None:
+            with recorder:
+                result = run(recorder)
+        else:
+            with recorder, _attributes.watching(model, recorder) as recorder.record.watch:
+                result = model(*inputs)
         outputs = [recorder.node(t) for t in _tensors(_plain(result))]
     if not outputs:
         raise _C.ArgumentError(f"{type(model).__name__} returned no tensor, so that nothing says what must be kept")
