@@ -315,8 +315,8 @@ def _scale_queries(small: nn.Module, plan: Plan, record: _record.Record, alive: 
     tensors = dict(small.named_parameters(remove_duplicate=False))
     done: set[str] = set()
     with torch.no_grad():
-        for query, old, new in _attributes.narrowed_heads(record.watch, record.graph, alive):
-            found = _attributes.query_rows(record.graph, query)
+        for query, old, new in _attributes.narrowed_heads(record, alive):
+            found = _attributes.query_rows(record, query)
             if found is None or found[0] in done:
                 continue
             weight, bias, start, stop = found
@@ -396,7 +396,7 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     expected = _reference(model, plan, record, alive, inputs) if check else None
     with _record.plain_operations(model):
         settings = _settings(model, plan)
-    for path, values in _attributes.settings(record.watch, record.graph, alive).items():
+    for path, values in _attributes.settings(record, alive).items():
         settings.setdefault(path, {}).update(values)
     why, difference = "", 0.0
     small: nn.Module | None = None

@@ -43,7 +43,13 @@ class Record:
     graph: _C.AxisGraph
     calls: list[Call] = field(default_factory=list)
     watch: Any = None
+    _nodes: Any = None
     notes: list[str] = field(default_factory=list)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        if self._nodes is None:
+            self._nodes = self.graph.nodes()
+        return self._nodes  # type: ignore[no-any-return]
 
 
 Rule = Callable[["Recorder", str, tuple[Any, ...], dict[str, Any], list[torch.Tensor]], "list[int] | None"]
