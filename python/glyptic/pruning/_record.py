@@ -79,6 +79,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 class Recorder(TorchDispatchMode):
     """Writes down what runs under it."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
+        return False
+
     def __init__(self, names: dict[int, str], inputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.record = Record(_C.AxisGraph())
@@ -584,6 +589,11 @@ class MaskedRun(TorchDispatchMode):
     Where a normalisation spans entries that go, zeros are not enough to compare with: the mean over fewer entries is
     another. There, and only there, the operation sees the entries that stay and its result is put back in place.
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
+        return False
 
     def __init__(self, record: Record, alive: Any) -> None:
         super().__init__()
