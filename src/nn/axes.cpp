@@ -519,11 +519,10 @@ AxisGraph::Dims AxisGraph::apply(const AxisNode& node, std::size_t index) {
       const auto d = dimension(0, out.size());
       const Dim from = out[d];
       out[d] = fixed(node.shape.at(d));
-      if (from.fixed()) return out;
       for (int64_t k = 0; k < out[d].size; ++k) {
         const auto entry = node.rule == Rule::slice ? integer(1) + k * integer(2) : integer(as_index(k) + 1);
         require(0 <= entry && entry < from.size, at_node(node), ": there is no entry ", entry);
-        out[d].entries.push_back(from.entries[as_index(entry)]);
+        if (!from.fixed()) out[d].entries.push_back(from.entries[as_index(entry)]);
       }
       return out;
     }

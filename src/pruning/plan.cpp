@@ -62,22 +62,13 @@ std::vector<std::size_t> matching(const std::string& pattern, const std::vector<
 // Sums of squares (or of absolute values) over everything but `dim`: float64 on the CPU. Kernel positions
 // first, they lie side by side.
 at::Tensor per_entry(const at::Tensor& values, int dim, bool squares) {
-  const auto matrix = values.dim() <= 2 ? values : values.flatten(2);
-  const double p = squares ? 2 : 1;
-  at::Tensor sums;
-  if (matrix.dim() == 3) {
-    auto inner = at::linalg_vector_norm(matrix, p, at::IntArrayRef{2});
-    if (squares) inner = inner.square_();
-    sums = dim == 0 ? inner.sum(1) : dim == 1 ? inner.sum(0) : at::Tensor();
-  }
-  if (!sums.defined()) {  // vectors, matrices, and dimensions of the kernel
-    std::vector<int64_t> others;
-    for (int64_t d = 0; d < values.dim(); ++d)
-      if (d != dim) others.push_back(d);
-    sums = others.empty() ? values.abs() : at::linalg_vector_norm(values, p, at::IntArrayRef(others));
-    if (squares) sums = sums.square();
-  }
-  return sums.to(at::kCPU, at::kDouble).contiguous();
+  auto terms = squares ? values.square() : values.abs();
+  if (terms.dim() > 2 && dim < 2) terms = terms.flatten(2).sum(2);
+  std::vector<int64_t> others;
+  for (int64_t d = 0; d < terms.dim(); ++d)
+    if (d != dim) others.push_back(d);
+  if (!others.empty()) terms = terms.sum(others);
+  return terms.to(at::kCPU, at::kDouble).contiguous();
 }
 
 std::string pattern_of(const nn::AxisGroup& group, const std::map<std::string, int64_t>& rank) {
