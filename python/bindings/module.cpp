@@ -134,6 +134,20 @@ void bind_errors(py::module_& m) {
 void bind_nn(py::module_& m) {
   py::class_<nn::ChannelGroup>(m, "ChannelGroup",
                                "Rows of one weight that other weights read as input slices.")
+      .def(py::init([](std::string active, int64_t channels,
+                       const std::vector<std::tuple<std::string, int, int64_t, int64_t>>& passive,
+                       const std::vector<std::tuple<std::string, int, int64_t, int64_t>>& companions) {
+             const auto slices = [](const auto& list) {
+               std::vector<nn::Slice> result;
+               for (const auto& [tensor, dim, offset, repeat] : list)
+                 result.push_back({-1, tensor, dim, offset, repeat});
+               return result;
+             };
+             require(!passive.empty(), "ChannelGroup: '", active, "' has no reader");
+             return nn::ChannelGroup{std::move(active), slices(passive), slices(companions), channels};
+           }),
+           "active"_a, "channels"_a, "passive"_a,
+           "companions"_a = std::vector<std::tuple<std::string, int, int64_t, int64_t>>{})
       .def_readonly("active", &nn::ChannelGroup::active)
       .def_readonly("channels", &nn::ChannelGroup::channels)
       .def_property_readonly("passive",

@@ -17,7 +17,10 @@ class DivergenceError(Error, ArithmeticError): ...
 
 _Named = Sequence[tuple[str, torch.Tensor]]
 
+_Slice = tuple[str, int, int, int]  # tensor, dimension, offset, entries of each channel
+
 class ChannelGroup:
+    def __init__(self, active: str, channels: int, passive: Sequence[_Slice], companions: Sequence[_Slice] = ()) -> None: ...
     @property
     def active(self) -> str: ...
     @property

@@ -385,3 +385,67 @@ def trace(model: tnn.Module, example_input: torch.Tensor | None = None) -> _C.Gr
             failure = failure or error
     hint = "" if example_input is not None else "; give example_input=, a tensor of the shape the model takes"
     raise _C.ArgumentError(f"the traced network does not fit together: {failure}{hint}")
+
+
+def channel_groups(model: tnn.Module, example_input: Any = None, conv_to_linear: bool = False) -> list[_C.ChannelGroup]:
+    """Groups of channels with one producer and one reader, of any module.
+
+    Modules that the layer rules above cover need no input. Every other one (attention, recurrent layers, functional calls,
+    several inputs) is run once on ``example_input``, as for :mod:`glyptic.pruning`.
+
+    Raises:
+        ArgumentError: the module has no layer rule for something, and no ``example_input`` to run it on was given.
+    """
+    try:
+        first = example_input[0] if isinstance(example_input, tuple) else example_input
+        return trace(model, first).prunable_groups(conv_to_linear)
+    except _C.ArgumentError as refusal:
+        if example_input is None:
+            raise _C.ArgumentError(
+                f"{refusal}; or give example_input=, one batch of what the model is called with, so that it can be run instead "
+                "of traced (RigL, SET, GMP and static, and Chase with channel_sparsity=0, need neither)"
+            ) from None
+    from .pruning._apply import trace as run_once
+
+    return recorded_groups(model, run_once(model, example_input).graph, conv_to_linear)
+
+
+def recorded_groups(model: tnn.Module, graph: _C.AxisGraph, conv_to_linear: bool) -> list[_C.ChannelGroup]:
+    """The groups of a recorded run that are plain rows of one weight and plain slices of its one reader."""
+    shapes = dict(graph.tensors())
+    convolutions = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, tnn.modules.conv._ConvNd)}
+    transposed = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, tnn.modules.conv._ConvTransposeNd)}
+    result = []
+    for number, group in enumerate(graph.groups()):
+        if group.inexact_because:
+            continue
+        rows, columns, others = [], [], []
+        for member in group.members:
+            shape = shapes[member.tensor]
+            if member.tensor in transposed or len(shape) < 2 or (member.dim == 0 and shape[1] == 1):
+                others.append(member)
+            elif member.dim == 0:
+                rows.append(member)
+            else:
+                columns.append(member)
+        if len(rows) != 1 or len(columns) != 1 or any(m.tensor in transposed for m in others):
+            continue
+        if rows[0].tensor in convolutions and columns[0].tensor not in convolutions and not conv_to_linear:
+            continue
+        members = (rows[0], columns[0], *others)
+        found = [_slice_of(graph, number, group.size, member.tensor, member.dim) for member in members]
+        slices = [s for s in found if s is not None]
+        if len(slices) < len(members) or slices[0] != (rows[0].tensor, 0, 0, 1):
+            continue
+        result.append(_C.ChannelGroup(rows[0].tensor, group.size, [slices[1]], slices[2:]))
+    return result
+
+
+def _slice_of(graph: _C.AxisGraph, group: int, size: int, tensor: str, dim: int) -> tuple[str, int, int, int] | None:
+    """Offset and width of a group's stretch of a dimension; ``None`` when its units do not lie side by side."""
+    entries = [k for k, needs in enumerate(graph.units(tensor, dim)) if any(g == group for g, _ in needs)]
+    units = graph.units(tensor, dim)
+    repeat, rest = divmod(len(entries), size)
+    if rest or any(units[k] != [(group, j // repeat)] for j, k in enumerate(entries)) or entries[-1] - entries[0] + 1 != len(entries):
+        return None
+    return tensor, dim, entries[0], repeat

@@ -268,3 +268,49 @@ def test_extraction_leaves_each_modules_mode_alone():
     small = glyptic.sparsity.extract(model).model
     assert model.training and not model.norm.training and model.bn_a.training
     assert small.training and not small.norm.training and small.bn_a.training
+
+
+class _Block(torch.nn.Module):
+    """Attention, a gated feed-forward and a recurrent head: nothing here has a layer rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.down = torch.nn.Linear(8, 32), torch.nn.Linear(32, 8)
+        self.gru = torch.nn.GRU(8, 6, batch_first=True)
+        self.head = torch.nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x + self.down(torch.nn.functional.gelu(self.up(x)))
+        return self.head(self.gru(x)[0][:, -1])
+
+
+def test_chase_and_extract_on_a_module_without_layer_rules() -> None:
+    torch.manual_seed(0)
+    model, x = _Block(), torch.randn(16, 5, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(glyptic.ArgumentError, match="example_input="):
+        glyptic.sparsity.Chase(model, optimizer, density=0.3, total_steps=20)
+    s = glyptic.sparsity.Chase(
+        model, optimizer, density=0.3, channel_sparsity=0.5, total_steps=20, update_every=4, example_input=x
+    )
+    assert [(name, alive.numel()) for name, alive in s.liveness().items()] == [("up.weight", 32)]
+    for _ in range(20):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), torch.arange(16) % 3).backward()
+        s.step()
+    assert s.stats()["live_channels"] == 16
+    extraction = glyptic.sparsity.extract(model, s, optimizer, example_input=x)
+    small = extraction.model
+    assert type(small) is _Block and small.up.out_features == 16 and small.down.in_features == 16
+    assert extraction.max_difference <= 1e-5
+    assert extraction.optimizer is not None
+    moments = extraction.optimizer.state[small.up.weight]["exp_avg"]
+    alive = s.liveness()["up.weight"]
+    assert torch.equal(moments, optimizer.state[model.up.weight]["exp_avg"][alive])
+    torch.nn.functional.cross_entropy(small(x), torch.arange(16) % 3).backward()
+    extraction.optimizer.step()
+    # Without the sparsifier the zeros speak for themselves.
+    again = glyptic.sparsity.extract(model, example_input=x)
+    assert again.model.up.out_features <= 16

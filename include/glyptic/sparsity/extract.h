@@ -96,7 +96,7 @@ ExtractionPlan plan_extraction(const nn::Graph& graph, const NamedTensors& tenso
                                const ExtractOptions& options = {});
 
 /// Runs both networks in eval mode, in float32, on `batch` random normal inputs, and returns max |large -
-/// small| / max(1, max |large|). Error when it exceeds `tolerance` (0: never): then the extraction is not to
+/// small| / max |large|. Error when it exceeds `tolerance` (0: never): then the extraction is not to
 /// be trusted.
 double check_extraction(const nn::Graph& graph, const NamedTensors& tensors, const ExtractionPlan& plan,
                         int64_t batch = 4, double tolerance = 1e-5, uint64_t seed = 0);

@@ -11,6 +11,11 @@ import torch
 from .. import _C
 from .._trace import trace
 from ..nn import GraphModule
+from ..pruning import Plan
+from ..pruning import apply as apply_plan
+from ..pruning._apply import as_inputs
+from ..pruning._apply import trace as run_once
+from ..pruning._record import plain_operations, relative_difference
 from ._sparsifier import Sparsifier
 
 __all__ = ["Extraction", "extract"]
@@ -25,11 +30,11 @@ class Extraction:
         plan: which channels stay; prints as a table, ``to_json`` and ``from_json``, ``apply(name, tensor)`` slices
             anything of a parameter's shape, ``expand(name, tensor)`` is its inverse.
         optimizer: as given, over the small parameters, with its state sliced too; ``None`` when none was given.
-        max_difference: largest move of an output on the check batch, relative to the largest output or to 1, whichever is larger.
+        max_difference: largest move of an output on the check batch, relative to the largest output.
     """
 
     model: torch.nn.Module
-    plan: _C.ExtractionPlan
+    plan: _C.ExtractionPlan | Plan
     optimizer: torch.optim.Optimizer | None
     max_difference: float
 
@@ -39,7 +44,7 @@ def extract(
     sparsifier: Sparsifier | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    example_input: torch.Tensor | None = None,
+    example_input: torch.Tensor | tuple[Any, ...] | None = None,
     residual: str = "exempt",
     round_to: int = 1,
     absorb: bool = True,
@@ -49,10 +54,12 @@ def extract(
     """The smaller network without its dead channels; outputs in eval mode are the same (checked).
 
     Args:
-        model: traced by ``torch.fx``; it is not changed.
+        model: any module; it is not changed. What is built of layers with rules of their own is traced; any other (attention,
+            recurrent layers, functional calls, several inputs) is run once on ``example_input``, and loses the units that
+            nothing reads or that are zero throughout.
         sparsifier: whose removed channels go; without one, channels whose filters are all zero.
         optimizer: carried over with its state, so that training can go on.
-        example_input: one batch, for tracing and for the check.
+        example_input: one batch (a tensor, or a tuple of arguments), for tracing and for the check.
         residual: ``exempt`` leaves channels that a sum couples alone, ``all_dead`` removes those dead in every term.
         round_to: keep the best dead channels until each width is a multiple of this.
         absorb: move a dead channel's constant into the next bias where that is exact.
@@ -78,7 +85,14 @@ def extract(
             "residual='index_add' adds gather and scatter steps, which a module of your own class cannot take up; use "
             "exempt or all_dead, or a glyptic.nn network"
         )
-    graph = trace(model, example_input)
+    try:
+        graph = trace(model, example_input[0] if isinstance(example_input, tuple) else example_input)
+    except _C.ArgumentError as refusal:
+        if example_input is None or residual == "index_add":
+            raise _C.ArgumentError(
+                f"{refusal}; or give example_input=, one batch of what the model is called with, so that it can be run instead"
+            ) from None
+        return _extract_recorded(model, sparsifier, optimizer, example_input, round_to)
     known = {name for name, _ in graph.tensor_shapes()}
     tensors = [(n, t.detach()) for n, t in [*model.named_parameters(), *model.named_buffers()] if n in known]
     liveness = list(sparsifier.liveness().items()) if sparsifier is not None else []
@@ -95,6 +109,66 @@ def extract(
         raise _C.Error(
             f"the extracted network's outputs differ by {difference:.3g} of the largest output; the model does something "
             "that tracing did not see, so it is not handed out"
+        )
+    carried = _carry_optimizer(model, small, optimizer, plan) if optimizer is not None else None
+    return Extraction(small, plan, carried, difference)
+
+
+def _extract_recorded(
+    model: torch.nn.Module,
+    sparsifier: Sparsifier | None,
+    optimizer: torch.optim.Optimizer | None,
+    example_input: Any,
+    round_to: int,
+) -> Extraction:
+    """Extraction of a module that was run instead of traced: units that nothing reads, or that are zero throughout."""
+    inputs = as_inputs(example_input)
+    record = run_once(model, inputs)
+    graph = record.graph
+    names = {id(t): n for n, t in reversed([*model.named_parameters(), *model.named_buffers()])}
+    tensors = {n: t.detach() for t, n in ((t, names[id(t)]) for t in [*model.parameters(), *model.buffers()])}
+    declared = dict(sparsifier.liveness()) if sparsifier is not None else {}
+    alive = graph.all()
+    groups = graph.groups()
+
+    def zero_units(number: int, tensor: str, dim: int) -> torch.Tensor:
+        value = tensors[tensor]
+        entries = value.ne(0).movedim(dim, 0).reshape(value.shape[dim], -1).any(1).tolist()
+        used = torch.zeros(groups[number].size, dtype=torch.bool)
+        for k, needs in enumerate(graph.units(tensor, dim)):
+            for group, unit in needs:
+                if group == number and entries[k]:
+                    used[unit] = True
+        return ~used
+
+    for number, group in enumerate(groups):
+        trained = [m for m in group.members if tensors[m.tensor].requires_grad or tensors[m.tensor].is_floating_point()]
+        readers = [m for m in trained if tensors[m.tensor].dim() > 1 and m.dim > 0]
+        holders = [m for m in trained if not m.tensor.endswith(("running_mean", "running_var"))]
+        dead = torch.zeros(group.size, dtype=torch.bool)
+        for members in (readers, holders):
+            if members:
+                zero = torch.ones(group.size, dtype=torch.bool)
+                for member in members:
+                    zero &= zero_units(number, member.tensor, member.dim)
+                dead |= zero
+        if group.inexact_because:
+            dead[:] = False
+        if declared:  # only what the sparsifier removed
+            known = declared.get(group.name)
+            dead &= ~known if known is not None and known.numel() == group.size else False
+        keep = (~dead).nonzero().flatten().tolist() or [0]
+        while len(keep) % round_to and len(keep) < group.size:
+            keep.append(next(k for k in range(group.size) if k not in keep))
+        alive[number] = [int(k in set(keep)) for k in range(group.size)]
+    plan = Plan(_C.plan_from_alive(graph, alive), record)
+    small = apply_plan(model, plan, inputs).model
+    with plain_operations(model), plain_operations(small):
+        difference = relative_difference(model(*inputs), small(*inputs))
+    if not difference <= 1e-5:
+        raise _C.Error(
+            f"the extracted network's outputs differ by {difference:.3g} of the largest output; a unit that is zero in its "
+            "weights still speaks through something else, so the network is not handed out"
         )
     carried = _carry_optimizer(model, small, optimizer, plan) if optimizer is not None else None
     return Extraction(small, plan, carried, difference)
@@ -131,27 +205,18 @@ def _set_sizes(module: Any, weight: torch.Tensor, groups: int) -> None:
         module.num_groups = min(module.num_groups, weight.shape[0]) if weight.shape[0] % module.num_groups else module.num_groups
 
 
-def _difference(large: torch.nn.Module, small: torch.nn.Module, graph: _C.Graph, example: torch.Tensor | None) -> float:
-    first = next(large.parameters())
+def _difference(large: torch.nn.Module, small: torch.nn.Module, graph: _C.Graph, example: Any) -> float:
     if example is None:
         generator = torch.Generator().manual_seed(0)
         shape = [4, *graph.node_shapes()[0]]
-        example = torch.randn(shape, generator=generator).to(first)
-    # Module by module: somebody may hold a BatchNorm in eval mode inside a network in train mode.
-    modes = [(module, module.training) for model in (large, small) for module in model.modules()]
-    large.eval()
-    small.eval()
-    try:
-        with torch.no_grad():
-            expected, got = large(example), small(example)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return float((expected - got).abs().max() / expected.abs().max().clamp(min=1))
+        example = torch.randn(shape, generator=generator).to(next(large.parameters()))
+    inputs = as_inputs(example)
+    with plain_operations(large), plain_operations(small):
+        return relative_difference(large(*inputs), small(*inputs))
 
 
 def _carry_optimizer(
-    model: torch.nn.Module, small: torch.nn.Module, optimizer: torch.optim.Optimizer, plan: _C.ExtractionPlan
+    model: torch.nn.Module, small: torch.nn.Module, optimizer: torch.optim.Optimizer, plan: _C.ExtractionPlan | Plan
 ) -> torch.optim.Optimizer:
     """An optimizer of the same class over the small parameters; state of a parameter's shape is sliced like it."""
     new_parameters = dict(small.named_parameters())

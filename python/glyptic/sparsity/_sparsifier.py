@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import _C
-from .._trace import trace
+from .._trace import channel_groups
 
 __all__ = ["GMP", "SET", "Chase", "GraNet", "RigL", "Sparsifier", "Static"]
 
@@ -56,7 +56,8 @@ class Sparsifier:
         density: share of the prunable weights that stay, in (0, 1].
         total_steps: optimizer steps of the whole run; schedules are fractions of it.
         params: names of the weights to mask, in order, in place of the default.
-        example_input: ``[N, C, H, W]``, for methods that remove channels from a model whose input size cannot be told.
+        example_input: for methods that remove channels: what the model is called with (a tensor or a tuple), where its
+            input size cannot be told from its layers or where it does more than layer rules cover; it is run once.
         options: everything else (``update_every``, ``drop_fraction``, ``exclude``, ``seed``, ...).
 
     Raises:
@@ -104,8 +105,7 @@ class Sparsifier:
         groups: list[_C.ChannelGroup] = []
         needs = {m["name"]: m["needs_groups"] for m in _C.sparsity_methods()}
         if needs[self.method] and options.get("channel_sparsity", 1) != 0:
-            graph = trace(model, example_input)
-            groups = graph.prunable_groups(bool(options.get("channel_conv_to_linear", False)))
+            groups = channel_groups(model, example_input, bool(options.get("channel_conv_to_linear", False)))
         self._core = _C.Sparsifier(parameters, prunable, keywords, groups)
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
