@@ -17,6 +17,7 @@
 #include "glyptic/sparsity/distribution.h"
 #include "glyptic/sparsity/extract.h"
 #include "glyptic/sparsity/sparsifier.h"
+#include "pruning.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -363,6 +364,7 @@ PYBIND11_MODULE(_C, m) {
   bind_errors(m);
   bind_nn(m);
   bind_sparsity(m);
+  bind_pruning(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,

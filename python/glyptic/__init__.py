@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import nn, sparsity  # noqa: E402
+from . import nn, pruning, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -55,6 +55,7 @@ __all__ = [
     "__version__",
     "load_safetensors",
     "nn",
+    "pruning",
     "save_safetensors",
     "sparsity",
 ]
