@@ -123,7 +123,8 @@ def judge(original: nn.Module, kept: dict, outputs, inputs, narrower) -> tuple[s
     worst = masked_reference.difference(masked_reference.flatten(outputs), expected)
     if not worst <= TOLERANCE:
         return "wrong", f"differs by {worst:.1e}"
-    wide = [n for n in narrower if not any(d is not None for d in kept.get(n, ()))]
+    alive = masked_reference.alive_masks(original, kept)
+    wide = [n for n in narrower if n not in alive]
     return ("partly", f"still wide: {', '.join(wide)}") if wide else ("right", "")
 
 

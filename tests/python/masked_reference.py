@@ -7,7 +7,8 @@
 
 - the trace of a parameter is a random number, and zero in the removed slices;
 - an operator that moves or mixes elements (view, concat, linear, convolution, attention, recurrence) acts on traces as
-  on values: a row of zero weights gives zeros, and random numbers do not cancel;
+  on values, without biases: a row of zero weights gives zeros, and so does a row of removed inputs (a mixer's linear
+  layer along the tokens of a removed channel); random numbers do not cancel;
 - a function applied element by element leaves the trace as it is, so that neither sigmoid(0) = 1/2 brings a removed
   channel back nor a ReLU that happens to be zero removes one; a sum of two lives where either lives, a product where
   both do;
@@ -56,7 +57,7 @@ def alive_masks(model: nn.Module, kept: Kept) -> dict[str, Tensor]:
     by_identity: dict[int, Tensor] = {}
     for name, dims in kept.items():
         tensor = tensors[name]
-        if len(dims) != tensor.dim():
+        if len(dims) > tensor.dim():  # fewer: the rest is untouched
             raise ValueError(f"{name} has {tensor.dim()} dimensions and the plan says {len(dims)}")
         alive = torch.ones(tensor.shape, dtype=torch.bool)
         for dim, indices in enumerate(dims):
@@ -84,15 +85,24 @@ def in_double(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
+class Reference:
+    """The float64 graph of one model and its inputs, exported once and asked for any number of plans."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]):
+        self.model = copy.deepcopy(model).double().eval()
+        self.inputs = in_double(inputs)
+        with torch.enable_grad():  # without gradients torch takes fused layers that cannot be looked into
+            self.exported = torch.export.export(self.model, self.inputs, strict=False)
+
+    def __call__(self, kept: Kept) -> list[Tensor]:
+        """The outputs, flattened into a list, that the network without the removed slices must have."""
+        masked = masked_copy(self.model, kept)
+        with torch.no_grad():
+            return _Interpreter(self.exported, masked, alive_masks(self.model, kept)).run(self.inputs)
+
+
 def reference(model: nn.Module, kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs, flattened into a list, that the network without the removed slices must have."""
-    alive = alive_masks(model, kept)
-    masked = masked_copy(model, kept)
-    double = in_double(inputs)
-    with torch.enable_grad():  # without gradients torch takes fused layers that cannot be looked into
-        exported = torch.export.export(masked, double, strict=False)
-    with torch.no_grad():
-        return _Interpreter(exported, masked, alive).run(double)
+    return Reference(model, inputs)(kept)
 
 
 def _map(fn, tree):
@@ -119,7 +129,7 @@ class _Interpreter:
         t = torch.rand(live.shape, generator=self.generator, dtype=torch.float64) + 0.5
         if signed:
             t = t * (torch.randint(0, 2, live.shape, generator=self.generator) * 2 - 1)
-        return torch.where(live, t, 0.0)
+        return torch.where(live, t, 0.0).contiguous()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         given = iter(inputs)
@@ -151,6 +161,9 @@ class _Interpreter:
             self.values[node] = node.target(*args, **kwargs)
             return
         name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
+        if name.startswith("_assert"):  # of dtypes and sizes; a trace is always float64
+            self.values[node] = None
+            return
         trace = self.trace(node, name, args, kwargs)
         value = self.value(node, name, args, kwargs)
         if not any(t.is_floating_point() for t in _tensors(value)):
@@ -165,7 +178,7 @@ class _Interpreter:
             fresh[id(v)] = self.random_where((t != 0).expand(v.shape))
         self.traces[node] = _map(lambda v: fresh[id(v)] if isinstance(v, Tensor) else v, value)
         self.values[node] = _map(
-            lambda v: torch.where(fresh[id(v)] == 0, torch.zeros_like(v), v) if isinstance(v, Tensor) else v, value
+            lambda v: torch.where(fresh[id(v)] == 0, 0.0, v).contiguous() if isinstance(v, Tensor) else v, value
         )
 
     # What the small network has ---------------------------------------------------------------------------------------
@@ -216,7 +229,12 @@ class _Interpreter:
             # Padding along rows and columns belongs to its channel; new channels belong to the small network.
             return _aten.constant_pad_nd(t, pads, 0.0) + (1 - inside) * t.amax(dims, keepdim=True)
         real = name in _RECURRENT  # an initial state of zeros is zero
-        return node.target(*self.lookup(tuple(node.args), real), **self.lookup(dict(node.kwargs), real))
+        given = list(self.lookup(tuple(node.args), real))
+        if name == "addmm":
+            return given[1] @ given[2]
+        if (name == "linear" or name.startswith("conv")) and len(given) > 2:
+            given[2] = None  # a bias alone brings nothing to life: a row of a removed channel stays removed
+        return node.target(*given, **self.lookup(dict(node.kwargs), real))
 
     # What it computes --------------------------------------------------------------------------------------------------
 
