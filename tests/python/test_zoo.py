@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 
 import masked_reference
@@ -61,6 +62,18 @@ def sliced(tensor, dims):
     return tensor
 
 
+def scaled_rows(got, want):
+    """Some leading rows by one factor, the root of a ratio of head sizes (at most 16 here), the others as they are."""
+    quotient = (got.double() / want.double()).flatten(1) if got.dim() > 1 else (got.double() / want.double())[:, None]
+    factor = float(quotient[0, 0])
+    roots = {math.sqrt(m / n) for n in range(2, 17) for m in range(1, n)}
+    if min(abs(factor - root) for root in roots) > 1e-6:
+        return False
+    # The factor and the product are rounded to float32.
+    scaled = ((quotient - factor).abs() < 1e-6).all(1)
+    return bool((scaled | (quotient == 1).all(1)).all()) and int(scaled.long().diff().abs().sum()) <= 1
+
+
 def planned(variant, ratio):
     """Plan and result, or None where the network may be, and is, refused. The model must not notice either."""
     model, inputs, _ = prepared(variant)
@@ -104,11 +117,13 @@ def test_the_small_network_is_the_masked_one(variant, ratio):
     small = outputs_of(result.model, inputs)
     assert difference(small, reference(plan.kept)) <= TOLERANCE
 
-    # What stays is taken over bit for bit, into storage of its own.
+    # What stays is taken over bit for bit, into storage of its own. Queries may be scaled: the small attention divides
+    # by the root of its own head size, and must weigh as the large one does.
     original = state(model)
     for name, tensor in state(result.model).items():
         if name in plan.kept:
-            assert torch.equal(tensor, sliced(original[name], plan.kept[name])), name
+            want = sliced(original[name], plan.kept[name])
+            assert torch.equal(tensor, want) or scaled_rows(tensor, want), name
     assert not {t.data_ptr() for t in original.values()} & {t.data_ptr() for t in state(result.model).values() if t.numel()}
 
 
@@ -265,28 +280,33 @@ def test_a_network_with_two_channels_swapped_is_told_apart(name):
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_cannot_be_traced_is_refused_and_stays():
+def test_a_forward_that_looks_at_numbers_is_refused_and_stays():
+    """Which layers read `h` depends on the data: one run does not show the other branch."""
+
     class Branch(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.a = torch.nn.Linear(4, 8)
+            self.a, self.b, self.c = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3), torch.nn.Linear(8, 3)
 
         def forward(self, x):
-            return self.a(x) if float(x.sum()) > 0 else x
+            h = torch.relu(self.a(x))
+            return self.b(h) if bool(h.sum() > 1.0) else self.c(h)
 
     model = Branch()
     before = bits(model)
     with pytest.raises(glyptic.ArgumentError):
-        glyptic.pruning.plan(model, torch.randn(2, 4))
+        glyptic.pruning.prune(model, torch.randn(2, 4))
     assert same_bits(before, bits(model))
 
 
-def test_an_ignored_layer_keeps_its_width():
-    variant = next(v for v in zoo.ZOO if v.name == "mlp")
-    model, inputs, _ = prepared(variant)
-    plan = glyptic.pruning.plan(model, inputs, ratio=0.5, ignore=["2"])
+def test_an_ignored_layer_is_left_alone():
+    variant = next(v for v in zoo.ZOO if v.name == "dense_concat")
+    model, inputs, reference = prepared(variant)
+    plan = glyptic.pruning.plan(model, inputs, ratio=0.5, ignore=["b"])
     small = glyptic.pruning.apply(model, plan, inputs).model
-    assert small[2].weight.shape[0] == 12 and small[0].weight.shape[0] == 8
+    assert torch.equal(state(small)["b.weight"], model.b.weight)
+    assert state(small)["d.weight"].shape[0] < model.d.weight.shape[0]
+    assert difference(outputs_of(small, inputs), reference(plan.kept)) <= TOLERANCE
 
 
 def test_kept_names_every_dimension():
