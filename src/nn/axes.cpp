@@ -519,11 +519,10 @@ AxisGraph::Dims AxisGraph::apply(const AxisNode& node, std::size_t index) {
       const auto d = dimension(0, out.size());
       const Dim from = out[d];
       out[d] = fixed(node.shape.at(d));
-      if (from.fixed()) return out;
       for (int64_t k = 0; k < out[d].size; ++k) {
         const auto entry = node.rule == Rule::slice ? integer(1) + k * integer(2) : integer(as_index(k) + 1);
         require(0 <= entry && entry < from.size, at_node(node), ": there is no entry ", entry);
-        out[d].entries.push_back(from.entries[as_index(entry)]);
+        if (!from.fixed()) out[d].entries.push_back(from.entries[as_index(entry)]);
       }
       return out;
     }
@@ -645,7 +644,6 @@ const std::vector<AxisGroup>& AxisGraph::groups() {
   };
   std::vector<std::vector<Use>> uses(atoms_.size());
   std::vector<int> order;
-  std::set<std::pair<int, int>> pairs;  // (outer, inner) atoms' axes are told apart later, by group
   for (std::size_t t = 0; t < tensors_.size(); ++t)
     for (std::size_t d = 0; d < tensor_dims_[t].size(); ++d)
       for (const int e : tensor_dims_[t][d].entries) {
@@ -657,7 +655,6 @@ const std::vector<AxisGroup>& AxisGraph::groups() {
             ++list.back().entries;
           else
             list.push_back({t, static_cast<int>(d), 1});
-          for (std::size_t m = k + 1; m < atoms.size(); ++m) pairs.emplace(atoms[k], atoms[m]);
         }
       }
 
@@ -688,11 +685,25 @@ const std::vector<AxisGroup>& AxisGraph::groups() {
       if (const auto g = unit_of_[as_index(atom)].first;
           g >= 0 && groups_[as_index(g)].inexact_because.empty())
         groups_[as_index(g)].inexact_because = reasons_[as_index(why)];
-  std::set<std::pair<int, int>> inner;
-  for (const auto& [outer, in] : pairs) {
-    const int a = unit_of_[as_index(outer)].first, b = unit_of_[as_index(in)].first;
-    if (a != b && inner.emplace(a, b).second) groups_[as_index(a)].inner.push_back(b);
+  unit_begin_.assign(1, 0);
+  unit_begin_.reserve(elements_.size() + 1);
+  for (std::size_t e = 0; e < elements_.size(); ++e) {
+    for (const int atom : resolve(static_cast<int>(e)))
+      if (unit_of_[as_index(atom)].first >= 0) unit_list_.push_back(unit_of_[as_index(atom)]);
+    unit_begin_.push_back(unit_list_.size());
   }
+  std::set<std::pair<int, int>> inner;
+  std::pair<int, int> last{-1, -1};
+  for (const auto& dims : tensor_dims_)
+    for (const auto& dim : dims)
+      for (const int e : dim.entries)
+        for (auto i = unit_begin_[as_index(e)]; i < unit_begin_[as_index(e) + 1]; ++i)
+          for (auto j = i + 1; j < unit_begin_[as_index(e) + 1]; ++j) {
+            const std::pair<int, int> pair{unit_list_[i].first, unit_list_[j].first};
+            if (pair == last || pair.first == pair.second) continue;
+            last = pair;
+            if (inner.insert(pair).second) groups_[as_index(pair.first)].inner.push_back(pair.second);
+          }
   return groups_;
 }
 
@@ -702,53 +713,52 @@ Alive AxisGraph::all() {
   return alive;
 }
 
-std::vector<std::vector<std::pair<int, int64_t>>> AxisGraph::units(const std::string& tensor, int dim) {
+const AxisGraph::Dim& AxisGraph::tensor_dim(const std::string& tensor, int dim) {
   groups();
   const auto found = tensor_index_.find(tensor);
   require(found != tensor_index_.end(), "no tensor called '", tensor, "' was traced");
   const auto& dims = tensor_dims_[found->second];
   require(0 <= dim && as_index(dim) < dims.size(), "tensor '", tensor, "' has no dimension ", dim);
-  std::vector<std::vector<std::pair<int, int64_t>>> result(as_index(dims[as_index(dim)].size));
-  for (std::size_t k = 0; k < dims[as_index(dim)].entries.size(); ++k)
-    for (const int atom : resolve(dims[as_index(dim)].entries[k]))
-      if (unit_of_[as_index(atom)].first >= 0) result[k].push_back(unit_of_[as_index(atom)]);
+  return dims[as_index(dim)];
+}
+
+std::vector<std::vector<std::pair<int, int64_t>>> AxisGraph::units(const std::string& tensor, int dim) {
+  std::vector<std::vector<std::pair<int, int64_t>>> result(as_index(tensor_dim(tensor, dim).size));
+  for_each_unit(tensor, dim, [&](int64_t entry, int group, int64_t unit) {
+    result[as_index(entry)].emplace_back(group, unit);
+  });
   return result;
 }
 
-std::vector<int64_t> AxisGraph::kept(const std::string& tensor, int dim, const Alive& alive) {
-  const auto needs = units(tensor, dim);
+std::vector<int64_t> AxisGraph::kept(const Dim& dim, const Alive& alive) const {
   std::vector<int64_t> list;
-  for (std::size_t k = 0; k < needs.size(); ++k)
-    if (std::all_of(needs[k].begin(), needs[k].end(), [&](const auto& unit) {
-          return alive[as_index(unit.first)][as_index(unit.second)] != 0;
-        }))
-      list.push_back(static_cast<int64_t>(k));
-  return list;
-}
-
-std::vector<int64_t> AxisGraph::kept(int node, int dim, const Alive& alive) {
-  groups();
-  const auto& d = results_.at(as_index(node)).at(as_index(dim));
-  std::vector<int64_t> list;
-  for (int64_t k = 0; k < d.size; ++k) {
+  list.reserve(as_index(dim.size));
+  for (int64_t k = 0; k < dim.size; ++k) {
     bool stays = true;
-    if (!d.fixed())
-      for (const int atom : resolve(d.entries[as_index(k)])) {
-        const auto& [group, unit] = unit_of_[as_index(atom)];
-        stays = stays && (group < 0 || alive[as_index(group)][as_index(unit)] != 0);
-      }
+    if (!dim.fixed()) {
+      const auto e = as_index(dim.entries[as_index(k)]);
+      for (auto u = unit_begin_[e]; u < unit_begin_[e + 1]; ++u)
+        stays = stays && alive[as_index(unit_list_[u].first)][as_index(unit_list_[u].second)] != 0;
+    }
     if (stays) list.push_back(k);
   }
   return list;
 }
 
+std::vector<int64_t> AxisGraph::kept(const std::string& tensor, int dim, const Alive& alive) {
+  return kept(tensor_dim(tensor, dim), alive);
+}
+
+std::vector<int64_t> AxisGraph::kept(int node, int dim, const Alive& alive) {
+  groups();
+  return kept(results_.at(as_index(node)).at(as_index(dim)), alive);
+}
+
 bool AxisGraph::prunable(int node, int dim) {
   groups();
   const auto& d = results_.at(as_index(node)).at(as_index(dim));
-  for (const int e : d.entries)
-    for (const int atom : resolve(e))
-      if (unit_of_[as_index(atom)].first >= 0) return true;
-  return false;
+  return std::any_of(d.entries.begin(), d.entries.end(),
+                     [&](int e) { return unit_begin_[as_index(e)] < unit_begin_[as_index(e) + 1]; });
 }
 
 std::string AxisGraph::fixed_because(const std::string& tensor, int dim) {

@@ -9,6 +9,7 @@
 
 #include "glyptic/core/error.h"
 #include "glyptic/core/rng.h"
+#include "glyptic/ops/ops.h"
 
 namespace glyptic::pruning {
 namespace {
@@ -58,10 +59,16 @@ std::vector<std::size_t> matching(const std::string& pattern, const std::vector<
   return found;
 }
 
-// Sum over everything but `dim` of f(w), in float64 on the CPU.
-at::Tensor per_entry(const at::Tensor& values, int dim) {
-  auto x = values.to(at::kDouble).movedim(dim, 0);
-  return x.reshape({x.size(0), -1}).sum(1).to(at::kCPU);
+// Sums of squares (or of absolute values) over everything but `dim`: float64 on the CPU. Kernel positions
+// first, they lie side by side.
+at::Tensor per_entry(const at::Tensor& values, int dim, bool squares) {
+  auto terms = squares ? values.square() : values.abs();
+  if (terms.dim() > 2 && dim < 2) terms = terms.flatten(2).sum(2);
+  std::vector<int64_t> others;
+  for (int64_t d = 0; d < terms.dim(); ++d)
+    if (d != dim) others.push_back(d);
+  if (!others.empty()) terms = terms.sum(others);
+  return terms.to(at::kCPU, at::kDouble).contiguous();
 }
 
 std::string pattern_of(const nn::AxisGroup& group, const std::map<std::string, int64_t>& rank) {
@@ -101,15 +108,12 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
   for (const auto& entry : gradients) gradient[entry.name] = &entry.tensor;
 
   // Sums per unit of one member: every entry adds to the units it needs.
-  std::map<std::pair<std::string, int>, std::vector<std::vector<std::pair<int, int64_t>>>> units;
   const auto sums = [&](std::size_t g, const nn::AxisMember& member, const at::Tensor& entries) {
-    auto& needs = units[{member.tensor, member.dim}];
-    if (needs.empty()) needs = graph.units(member.tensor, member.dim);
     std::vector<double> result(as_index(groups[g].size), 0);
     const auto* data = entries.data_ptr<double>();
-    for (std::size_t k = 0; k < needs.size(); ++k)
-      for (const auto& [group, unit] : needs[k])
-        if (group == static_cast<int>(g)) result[as_index(unit)] += data[k];
+    graph.for_each_unit(member.tensor, member.dim, [&](int64_t entry, int group, int64_t unit) {
+      if (group == static_cast<int>(g)) result[as_index(unit)] += data[entry];
+    });
     return result;
   };
 
@@ -126,9 +130,7 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
               "' has no gradient; run loss.backward() first");
       w = w * g->second->detach();
     }
-    entries =
-        per_entry(kind == Importance::l2 || kind == Importance::lamp ? w.to(at::kDouble).square() : w.abs(),
-                  member.dim);
+    entries = per_entry(w, member.dim, kind == Importance::l2 || kind == Importance::lamp);
     return entries;
   };
 
@@ -378,14 +380,19 @@ nn::Alive alive_of(nn::AxisGraph& graph, const PrunePlan& plan) {
             "the plan keeps ", keep->indices.size(), " of ", keep->original, " entries of '", key.first,
             "' dimension ", key.second, ", which the model does not have; it was made for another model");
     // A unit stays exactly if some entry that needs it does.
-    auto stays = alive;
-    const auto needs = graph.units(key.first, key.second);
-    for (const auto& entry : needs)
-      for (const auto& [group, unit] : entry) stays[as_index(group)][as_index(unit)] = 0;
-    for (const auto index : keep->indices)
-      for (const auto& [group, unit] : needs[as_index(index)]) stays[as_index(group)][as_index(unit)] = 1;
-    for (std::size_t g = 0; g < alive.size(); ++g)
-      for (std::size_t u = 0; u < alive[g].size(); ++u) alive[g][u] &= stays[g][u];
+    std::vector<unsigned char> is_kept(as_index(keep->original), 0);
+    for (const auto index : keep->indices) is_kept[as_index(index)] = 1;
+    std::map<int, std::vector<unsigned char>> stays;
+    graph.for_each_unit(key.first, key.second, [&](int64_t entry, int group, int64_t unit) {
+      auto& flags = stays[group];
+      if (flags.empty()) flags = alive[as_index(group)], std::fill(flags.begin(), flags.end(), 2);
+      auto& flag = flags[as_index(unit)];
+      if (flag == 2) flag = 0;
+      flag |= is_kept[as_index(entry)];
+    });
+    for (const auto& [group, flags] : stays)
+      for (std::size_t u = 0; u < flags.size(); ++u)
+        alive[as_index(group)][u] &= static_cast<unsigned char>(flags[u] != 0);
   }
   for (const auto& [name, shape] : graph.tensors())
     for (std::size_t d = 0; d < shape.size(); ++d) {
@@ -404,14 +411,24 @@ nn::Alive alive_of(nn::AxisGraph& graph, const PrunePlan& plan) {
 
 at::Tensor PrunePlan::apply(const std::string& name, const at::Tensor& tensor) const {
   at::Tensor result = tensor.detach();
+  at::Tensor rows, columns;
   for (const auto& keep : dims) {
     if (keep.tensor != name) continue;
     require(keep.dim < result.dim() && result.size(keep.dim) == keep.original, "apply: '", name,
             "' has shape ", shape_string(tensor.sizes()), ", the plan expects ", keep.original,
             " entries in dimension ", keep.dim);
-    result = result.index_select(keep.dim, torch::tensor(keep.indices, torch::kLong).to(result.device()));
+    const auto index = torch::tensor(keep.indices, torch::kLong).to(result.device());
+    if (keep.dim == 0)
+      rows = index;
+    else if (keep.dim == 1)
+      columns = index;
+    else
+      result = result.index_select(keep.dim, index);
   }
-  return result.is_alias_of(tensor) ? result.clone() : result.contiguous();
+  if (result.dim() >= 2 && (rows.defined() || columns.defined()))
+    return ops::channel_gather(result, rows, columns);  // both in one pass
+  if (rows.defined()) return result.index_select(0, rows);
+  return result.is_alias_of(tensor) ? result.clone() : result;
 }
 
 at::Tensor PrunePlan::mask(const std::string& name, const at::Tensor& tensor) const {

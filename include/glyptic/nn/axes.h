@@ -104,6 +104,16 @@ class AxisGraph {
 
   /// For each entry of a tensor's dimension, the (group, unit) pairs that it needs.
   std::vector<std::vector<std::pair<int, int64_t>>> units(const std::string& tensor, int dim);
+  /// The same, visited: `visit(entry, group, unit)`.
+  template <class Visit>
+  void for_each_unit(const std::string& tensor, int dim, const Visit& visit) {
+    const auto& entries = tensor_dim(tensor, dim).entries;
+    for (std::size_t k = 0; k < entries.size(); ++k) {
+      const auto e = static_cast<std::size_t>(entries[k]);
+      for (auto u = unit_begin_[e]; u < unit_begin_[e + 1]; ++u)
+        visit(static_cast<int64_t>(k), unit_list_[u].first, unit_list_[u].second);
+    }
+  }
   /// Entries that stay, ascending. Of a tensor's dimension, and of a node's result.
   std::vector<int64_t> kept(const std::string& tensor, int dim, const Alive& alive);
   std::vector<int64_t> kept(int node, int dim, const Alive& alive);
@@ -127,6 +137,8 @@ class AxisGraph {
     int reason = 0;  ///< why it is fixed
   };
 
+  const Dim& tensor_dim(const std::string& tensor, int dim);
+  std::vector<int64_t> kept(const Dim& dim, const Alive& alive) const;
   Dims apply(const AxisNode& node, std::size_t index);
   Dims parameter(const AxisNode& node);
   Dims elementwise(const AxisNode& node);
@@ -162,8 +174,15 @@ class AxisGraph {
   std::vector<Dims> tensor_dims_;
   std::vector<Atom> atoms_;
   std::vector<int64_t> axis_sizes_;
+  struct Hash {
+    std::size_t operator()(const std::vector<int>& tuple) const {
+      std::size_t h = 14695981039346656037ull;  // FNV-1a
+      for (const int atom : tuple) h = (h ^ static_cast<std::size_t>(atom)) * 1099511628211ull;
+      return h;
+    }
+  };
   std::vector<std::vector<int>> elements_;  ///< tuples of atoms; element 0 is the empty one
-  std::map<std::vector<int>, int> element_of_;
+  std::unordered_map<std::vector<int>, int, Hash> element_of_;
   std::vector<std::string> reasons_;
   std::map<std::string, int> reason_of_;
   std::vector<std::pair<int, int>> inexact_;  ///< (element, reason)
@@ -171,6 +190,9 @@ class AxisGraph {
   bool grouped_ = false;
   std::vector<AxisGroup> groups_;
   std::vector<std::pair<int, int64_t>> unit_of_;  ///< by root atom: group (or -1) and unit
+  /// (group, unit) pairs of element e: unit_list_[unit_begin_[e]] and on.
+  std::vector<std::size_t> unit_begin_;
+  std::vector<std::pair<int, int64_t>> unit_list_;
 };
 
 }  // namespace glyptic::nn

@@ -136,9 +136,18 @@ def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
     return inputs
 
 
+def _plain_model(model: nn.Module) -> nn.Module:
+    """The module itself out of what ``torch.compile`` wraps."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise _C.ArgumentError(f"model is wrapped in {type(model).__name__}; prune model.module, then wrap the result")
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def trace(model: nn.Module, example_inputs: Any) -> _record.Record:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    model = _plain_model(model)
     inputs = as_inputs(example_inputs)
     try:
         return _record.record(model, inputs)[0]
@@ -198,6 +207,7 @@ def plan(
     [('0.weight', 8, 4)]
     """
     record = trace(model, example_inputs)
+    model = _plain_model(model)
     options = {
         "ratio": float(ratio), "importance": importance, "scope": scope, "round_to": int(round_to), "ratios": dict(ratios or {}),
         "ignore": list(ignore), "max_ratio": float(max_ratio), "factor": factor, "seed": int(seed),
@@ -218,7 +228,7 @@ def _copy_with(model: nn.Module, change: Callable[[str, torch.Tensor], torch.Ten
 
 def masked(model: nn.Module, plan: Plan) -> nn.Module:
     """A deep copy with zeros in place of what the plan removes: the network that the smaller one must equal."""
-    return _copy_with(model, lambda name, tensor: plan._core.mask(name, tensor))
+    return _copy_with(_plain_model(model), lambda name, tensor: plan._core.mask(name, tensor))
 
 
 # The model's own class, narrower
@@ -315,8 +325,8 @@ def _scale_queries(small: nn.Module, plan: Plan, record: _record.Record, alive: 
     tensors = dict(small.named_parameters(remove_duplicate=False))
     done: set[str] = set()
     with torch.no_grad():
-        for query, old, new in _attributes.narrowed_heads(record.watch, record.graph, alive):
-            found = _attributes.query_rows(record.graph, query)
+        for query, old, new in _attributes.narrowed_heads(record, alive):
+            found = _attributes.query_rows(record, query)
             if found is None or found[0] in done:
                 continue
             weight, bias, start, stop = found
@@ -390,13 +400,14 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
         ArgumentError: the plan is of another model.
         Error: neither the class nor its traced graph gives the masked model's outputs.
     """
+    model = _plain_model(model)
     inputs = as_inputs(example_inputs)
     record = plan._record or trace(model, inputs)
     alive = _C.alive_of(record.graph, plan._core)
     expected = _reference(model, plan, record, alive, inputs) if check else None
     with _record.plain_operations(model):
         settings = _settings(model, plan)
-    for path, values in _attributes.settings(record.watch, record.graph, alive).items():
+    for path, values in _attributes.settings(record, alive).items():
         settings.setdefault(path, {}).update(values)
     why, difference = "", 0.0
     small: nn.Module | None = None

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .. import _C
 from . import _record
 
 
@@ -200,10 +199,11 @@ def watching(model: nn.Module, recorder: _record.Recorder) -> Iterator[Watch]:
             namespace[key] = value
 
 
-def settings(watch: Watch, graph: _C.AxisGraph, alive: Any) -> dict[str, dict[str, int]]:
+def settings(record: _record.Record, alive: Any) -> dict[str, dict[str, int]]:
     """What the watched attributes become, where all of their uses agree."""
+    watch, graph = record.watch, record.graph
     wanted: dict[tuple[str, str], set[int]] = {}
-    shapes = graph.nodes() if watch.uses else []
+    shapes = record.nodes() if watch.uses else []
     for use in watch.uses:
         kept = graph.kept_of_node(use.node, use.dim, alive)
         stretch = [k for k in kept if use.start <= k and (use.stop is None or k < use.stop)]
@@ -222,10 +222,11 @@ def settings(watch: Watch, graph: _C.AxisGraph, alive: Any) -> dict[str, dict[st
     return result
 
 
-def narrowed_heads(watch: Watch, graph: _C.AxisGraph, alive: Any) -> list[tuple[int, int, int]]:
+def narrowed_heads(record: _record.Record, alive: Any) -> list[tuple[int, int, int]]:
     """Attention with the default scale whose heads are narrower: query node, old and new head size."""
+    watch, graph = record.watch, record.graph
     result: list[tuple[int, int, int]] = []
-    shapes = graph.nodes() if watch.attention else []
+    shapes = record.nodes() if watch.attention else []
     for query, _ in watch.attention:
         shape = shapes[query]["shape"]
         new = len(graph.kept_of_node(query, len(shape) - 1, alive))
@@ -234,9 +235,9 @@ def narrowed_heads(watch: Watch, graph: _C.AxisGraph, alive: Any) -> list[tuple[
     return result
 
 
-def query_rows(graph: _C.AxisGraph, query: int) -> tuple[str, str | None, int, int] | None:
+def query_rows(record: _record.Record, query: int) -> tuple[str, str | None, int, int] | None:
     """The weight (and bias) whose rows ``start`` to ``stop`` make the queries, found by walking back over what is linear in them."""
-    nodes = graph.nodes()
+    nodes = record.nodes()
     start, stop, parts = 0, 0, 0
     bias: str | None = None
     node = nodes[query]

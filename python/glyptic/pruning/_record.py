@@ -43,7 +43,13 @@ class Record:
     graph: _C.AxisGraph
     calls: list[Call] = field(default_factory=list)
     watch: Any = None
+    _nodes: Any = None
     notes: list[str] = field(default_factory=list)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        if self._nodes is None:
+            self._nodes = self.graph.nodes()
+        return self._nodes  # type: ignore[no-any-return]
 
 
 Rule = Callable[["Recorder", str, tuple[Any, ...], dict[str, Any], list[torch.Tensor]], "list[int] | None"]
@@ -72,6 +78,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 class Recorder(TorchDispatchMode):
     """Writes down what runs under it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
+        return False
 
     def __init__(self, names: dict[int, str], inputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
@@ -578,6 +589,11 @@ class MaskedRun(TorchDispatchMode):
     Where a normalisation spans entries that go, zeros are not enough to compare with: the mean over fewer entries is
     another. There, and only there, the operation sees the entries that stay and its result is put back in place.
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
+        return False
 
     def __init__(self, record: Record, alive: Any) -> None:
         super().__init__()
