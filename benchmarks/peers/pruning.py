@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import gc
 import json
-import math
 import os
 import pathlib
 import platform
@@ -305,11 +305,11 @@ def time_large(peers, rounds: int) -> list[dict]:
                         row["errors"].setdefault(f"{label}, forward", one_line(error))
                 for _ in range(rounds if batch == 1 else max(3, rounds // 5)):
                     for label in alive:
-                        alive[label].append(seconds(lambda label=label: models[label](*given))[0])
+                        alive[label].append(seconds(functools.partial(models[label], *given))[0])
             row["forward_ms"][str(batch)] = {label: round(1e3 * statistics.median(t), 2) for label, t in alive.items()}
         print(json.dumps(row), flush=True)
         rows.append(row)
-        del models
+        models.clear()
     return rows
 
 

@@ -11,13 +11,12 @@ import functools
 import math
 import os
 
+import glyptic
 import masked_reference
 import pytest
 import torch
 import zoo
 from masked_reference import difference, flatten
-
-import glyptic
 
 FULL = bool(os.environ.get("GLYPTIC_FULL_TESTS"))
 RATIOS = (0.25, 0.5, 0.75)

@@ -923,6 +923,20 @@ register(
 )
 
 
+@variant(randn(2, 4, 16), narrower="qkv.weight o.weight", note="biases of attention looked up in a table of offsets")
+class RelativeBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.o, self.table = nn.Linear(16, 48), nn.Linear(16, 16), nn.Parameter(torch.randn(7, 4))
+        place = torch.arange(4)
+        self.register_buffer("index", (place[:, None] - place[None, :] + 3).flatten())
+
+    def forward(self, x):
+        q, k, v = (heads(part, 4) for part in self.qkv(x).chunk(3, -1))
+        bias = self.table[self.index].view(4, 4, -1).permute(2, 0, 1)
+        return self.o(together((q @ k.transpose(-2, -1) * 0.5 + bias).softmax(-1) @ v))
+
+
 @variant(tokens(2, 6), narrower="q.weight k.weight v.weight o.weight", note="enable_gqa of the fused operator")
 class GqaFused(nn.Module):
     def __init__(self):
