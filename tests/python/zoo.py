@@ -1224,6 +1224,18 @@ class GlobalResponseNorm(nn.Module):
         return self.down(x).mean((1, 2))
 
 
+@variant(IMAGE, narrower="a.weight up.weight down.weight fc.weight", note="global pooling of a map in channels-last strides")
+class ChannelsLastPool(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.up, self.down, self.fc = conv(3, 8), nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = self.down(F.gelu(self.up(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2) + x  # strides of the first
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 class MixerBlock(nn.Module):
     def __init__(self, length: int, width: int):
         super().__init__()
