@@ -452,9 +452,9 @@ std::string PrunePlan::to_string() const {
   for (const auto& group : groups) {
     out << group.name << std::string(width - group.name.size() + 2, ' ') << group.kept.size() << " / "
         << group.size << "  ";
-    for (std::size_t m = 0; m < group.members.size() && m < 6; ++m)
+    for (std::size_t m = 0; m < group.members.size() && m < 12; ++m)
       out << (m ? ", " : "") << group.members[m].tensor << '[' << group.members[m].dim << ']';
-    if (group.members.size() > 6) out << ", and " << group.members.size() - 6 << " more";
+    if (group.members.size() > 12) out << ", and " << group.members.size() - 12 << " more";
     if (!group.note.empty()) out << "  (" << group.note << ')';
     out << '\n';
   }

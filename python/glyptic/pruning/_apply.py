@@ -292,7 +292,7 @@ def _set_sizes(model: nn.Module, settings: dict[str, dict[str, int]]) -> None:
         elif isinstance(module, nn.Embedding):
             own.embedding_dim = module.weight.shape[1]
         elif isinstance(module, nn.RNNBase):
-            own.input_size, own.hidden_size = module.weight_ih_l0.shape[1], module.weight_hh_l0.shape[1]
+            own.input_size, own.hidden_size = own.weight_ih_l0.shape[1], own.weight_hh_l0.shape[1]
             own._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
         elif isinstance(module, nn.MultiheadAttention):
             own.embed_dim = module.out_proj.weight.shape[0]
@@ -322,7 +322,7 @@ def _keep_attention_scale(model: nn.Module, small: nn.Module) -> None:
 
 def _scale_queries(small: nn.Module, plan: Plan, record: _record.Record, alive: Any) -> None:
     """The same for attention that is called by hand and leaves its scale to the default."""
-    tensors = dict(small.named_parameters(remove_duplicate=False))
+    tensors: dict[Any, nn.Parameter] = dict(small.named_parameters(remove_duplicate=False))
     done: set[str] = set()
     with torch.no_grad():
         for query, old, new in _attributes.narrowed_heads(record, alive):
@@ -403,6 +403,11 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     model = _plain_model(model)
     inputs = as_inputs(example_inputs)
     record = plan._record or trace(model, inputs)
+    shapes = {name: list(tensor.shape) for name, tensor in _named(model)}
+    for name, shape in record.graph.tensors():
+        if shapes.get(name) != shape:
+            found = f"has shape {shapes[name]} there" if name in shapes else "is not there"
+            raise _C.ArgumentError(f"the plan was made for another model: '{name}' of shape {shape} {found}")
     alive = _C.alive_of(record.graph, plan._core)
     expected = _reference(model, plan, record, alive, inputs) if check else None
     with _record.plain_operations(model):
@@ -485,7 +490,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
     if kind == "graph":
         from ._graph import narrow_graph
 
-        small = narrow_graph(model, plan._core, _example_inputs(inputs))
+        small: nn.Module = narrow_graph(model, plan._core, _example_inputs(inputs))
         small.train(model.training)
     else:
         small = _rebuild(model, plan, settings)

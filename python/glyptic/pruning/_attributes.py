@@ -196,7 +196,8 @@ def watching(model: nn.Module, recorder: _record.Recorder) -> Iterator[Watch]:
             yield mode.watch
     finally:
         for namespace, key, value in held:
-            namespace[key] = value
+            if type(namespace.get(key)) is Tagged:  # unless the forward itself set it
+                namespace[key] = value
 
 
 def settings(record: _record.Record, alive: Any) -> dict[str, dict[str, int]]:
@@ -211,7 +212,7 @@ def settings(record: _record.Record, alive: Any) -> dict[str, dict[str, int]]:
             size = shapes[use.node]["shape"][use.dim] // use.groups
             value = len({k // size for k in kept})
         elif use.over is not None:
-            value = len(kept) // max(1, len(graph.kept_of_node(*use.over, alive)))
+            value = len(kept) // max(1, len(graph.kept_of_node(use.over[0], use.over[1], alive)))
         else:
             value = len(stretch)
         wanted.setdefault(use.origin, set()).add(value)

@@ -11,7 +11,7 @@ import contextlib
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,7 +55,8 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> fx.Gra
                 f"{type(model).__name__} holds sizes in its forward that pruning changes, and torch.export cannot take it apart to "
                 f"rewrite them: {str(error).strip().splitlines()[0]}; take sizes from x.shape or from the layers"
             ) from error
-        return program.module()  # type: ignore[return-value]
+        module: Any = program.module()
+        return module  # type: ignore[no-any-return]
 
 
 class _Numbered(fx.Interpreter):
@@ -83,7 +84,7 @@ class _Narrower:
         self.graph = graph
         self.alive = alive
 
-    def kept(self, node: fx.Node, dim: int) -> list[int] | None:
+    def kept(self, node: Any, dim: int) -> list[int] | None:
         """Kept entries of a value's dimension; ``None`` when all stay."""
         if node not in self.run.axis_node:
             return None
@@ -91,18 +92,18 @@ class _Narrower:
         kept = self.graph.kept_of_node(self.run.axis_node[node], dim, self.alive)
         return None if len(kept) == size else list(kept)
 
-    def size(self, node: fx.Node, dim: int) -> int:
+    def size(self, node: Any, dim: int) -> int:
         kept = self.kept(node, dim)
         return self.run.shape[node][dim] if kept is None else len(kept)
 
-    def rewrite(self, node: fx.Node) -> None:
+    def rewrite(self, node: Any) -> None:
         name = node.target._schema.name.split("::")[-1] if isinstance(node.target, torch._ops.OpOverload) else ""
         base = name.rstrip("_") if name not in ("_unsafe_view",) else name
         if base in _SHAPE_AT:
             self._shape(node, _SHAPE_AT[base])
         elif base == "unflatten":
             x: Any = node.args[0]
-            dim = int(node.args[1]) % len(self.run.shape[x])  # type: ignore[arg-type]
+            dim = int(node.args[1]) % len(self.run.shape[x])
             self._shape(node, 2, dim)
         elif base == "slice":
             self._slice(node)
@@ -114,11 +115,11 @@ class _Narrower:
             x = node.args[0]
             kept = self.kept(x, 1)
             if kept is not None:
-                groups = int(node.args[1])  # type: ignore[call-overload]
+                groups = int(node.args[1])
                 self._set(node, 1, len({k // (self.run.shape[x][1] // groups) for k in kept}))
         elif base in ("layer_norm", "rms_norm"):
             x = node.args[0]
-            rank, k = len(self.run.shape[x]), len(node.args[1])  # type: ignore[arg-type]
+            rank, k = len(self.run.shape[x]), len(node.args[1])
             self._set(node, 1, [self.size(x, d) for d in range(rank - k, rank)])
         elif base == "scaled_dot_product_attention":
             query: Any = node.args[0]
@@ -128,7 +129,7 @@ class _Narrower:
                 node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(self.run.shape[query][head])}
         elif base == "repeat":
             x = node.args[0]
-            repeats = list(node.args[1])  # type: ignore[arg-type]
+            repeats = list(node.args[1])
             shift = len(repeats) - len(self.run.shape[x])
             for d in range(shift, len(repeats)):
                 if isinstance(repeats[d], int) and self.kept(node, d) is not None:
@@ -141,24 +142,24 @@ class _Narrower:
                 dim %= len(self.run.shape[x])
                 self._set(node, 1, self.size(node, dim) // self.size(x, dim))
 
-    def _set(self, node: fx.Node, position: int, value: Any) -> None:
+    def _set(self, node: Any, position: int, value: Any) -> None:
         args = list(node.args)
         if len(args) > position:
             args[position] = value
             node.args = tuple(args)
 
-    def _shape(self, node: fx.Node, position: int, first: int = 0) -> None:
-        sizes = list(node.args[position])  # type: ignore[arg-type]
+    def _shape(self, node: Any, position: int, first: int = 0) -> None:
+        sizes = list(node.args[position])
         for k, size in enumerate(sizes):
             # -1 and sizes taken from a tensor follow by themselves.
             if isinstance(size, int) and size >= 0 and self.kept(node, first + k) is not None:
                 sizes[k] = self.size(node, first + k)
         self._set(node, position, sizes)
 
-    def _slice(self, node: fx.Node) -> None:
+    def _slice(self, node: Any) -> None:
         x: Any = node.args[0]
         args = [*node.args, *[None] * (5 - len(node.args))]
-        dim = int(args[1] or 0) % len(self.run.shape[x])  # type: ignore[call-overload]
+        dim = int(args[1] or 0) % len(self.run.shape[x])
         kept = self.kept(x, dim)
         if kept is None:
             return
@@ -175,10 +176,10 @@ class _Narrower:
             bounds.append(sum(k < value for k in kept))
         node.args = (x, dim, bounds[0], bounds[1])
 
-    def _split(self, node: fx.Node) -> None:
+    def _split(self, node: Any) -> None:
         x: Any = node.args[0]
-        parts = sorted((u for u in node.users if u.target is operator.getitem), key=lambda u: int(u.args[1]))  # type: ignore[call-overload]
-        dim = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)) % len(self.run.shape[x])  # type: ignore[call-overload]
+        parts = sorted((u for u in node.users if u.target is operator.getitem), key=lambda u: int(u.args[1]))
+        dim = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)) % len(self.run.shape[x])
         kept = self.kept(x, dim)
         if kept is None or not parts:
             return
@@ -191,21 +192,21 @@ class _Narrower:
         node.args = (x, new, dim)
         node.kwargs = {}
 
-    def _part_sizes(self, node: fx.Node, x: fx.Node, dim: int) -> list[int]:
+    def _part_sizes(self, node: Any, x: Any, dim: int) -> list[int]:
         size, how = self.run.shape[x][dim], node.args[1]
         if isinstance(how, (list, tuple)):
-            return [int(s) for s in how]  # type: ignore[call-overload]
-        name = node.target._schema.name  # type: ignore[union-attr]
-        step = -(-size // int(how)) if "chunk" in name else int(how)  # type: ignore[call-overload]
+            return [int(s) for s in how]
+        name = node.target._schema.name
+        step = -(-size // int(how)) if "chunk" in name else int(how)
         return [min(step, size - start) for start in range(0, size, step)]
 
-    def _groups(self, node: fx.Node) -> None:
-        schema = node.target._schema  # type: ignore[union-attr]
+    def _groups(self, node: Any) -> None:
+        schema = node.target._schema
         position = next(k for k, a in enumerate(schema.arguments) if a.name == "groups")
-        groups = int(node.args[position]) if len(node.args) > position else 1  # type: ignore[call-overload]
-        kept = self.kept(node.args[0], 1)  # type: ignore[arg-type]
+        groups = int(node.args[position]) if len(node.args) > position else 1
+        kept = self.kept(node.args[0], 1)
         if groups > 1 and kept is not None:
-            self._set(node, position, len({k // (self.run.shape[node.args[0]][1] // groups) for k in kept}))  # type: ignore[index]
+            self._set(node, position, len({k // (self.run.shape[node.args[0]][1] // groups) for k in kept}))
 
 
 def _follow_mode(graph: fx.Graph, other: fx.Graph) -> None:
@@ -283,20 +284,20 @@ def _container(model: nn.Module, source: fx.GraphModule, plan: _C.PrunePlan) -> 
             for part in path:
                 holder = getattr(holder, part, None)
             if holder is None or not hasattr(holder, leaf):
-                value = source
+                found: Any = source
                 for part in str(node.target).split("."):
-                    value = getattr(value, part)
-                _assign(root, str(node.target), value.clone() if isinstance(value, torch.Tensor) else value)
+                    found = getattr(found, part)
+                _assign(root, str(node.target), found.clone() if isinstance(found, torch.Tensor) else found)
     return root
 
 
 def _assign(root: nn.Module, name: str, value: Any) -> None:
     *path, leaf = name.split(".")
-    holder = root
+    holder: Any = root
     for part in path:
         if part not in holder._modules:
             holder.add_module(part, nn.Module())
-        holder = holder._modules[part]  # type: ignore[assignment]
+        holder = holder._modules[part]
     if isinstance(value, nn.Parameter):
         holder.register_parameter(leaf, value)
     elif isinstance(value, torch.Tensor):
@@ -339,4 +340,9 @@ def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) 
     source.graph.eliminate_dead_code()
     small = fx.GraphModule(root, source.graph, type(model).__name__)
     small.training = model.training
+    # What the graph does not read (a count of batches) still belongs to the state dict.
+    held = set(small.state_dict())
+    for name, tensor in root.state_dict(keep_vars=True).items():
+        if name not in held:
+            _assign(small, name, tensor)
     return small

@@ -76,16 +76,18 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-class Recorder(TorchDispatchMode):
-    """Writes down what runs under it."""
-
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
         return False
 
+
+class Recorder(_Mode):  # type: ignore[no-untyped-call]
+    """Writes down what runs under it."""
+
     def __init__(self, names: dict[int, str], inputs: Sequence[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = Record(_C.AxisGraph())
         self.names = names
         self.nodes: dict[int, int] = {}
@@ -583,20 +585,15 @@ def _plain(value: Any) -> Any:
     return found
 
 
-class MaskedRun(TorchDispatchMode):
+class MaskedRun(_Mode):  # type: ignore[no-untyped-call]
     """Runs the same program over a masked copy, statistics taken over the entries that stay.
 
     Where a normalisation spans entries that go, zeros are not enough to compare with: the mean over fewer entries is
     another. There, and only there, the operation sees the entries that stay and its result is put back in place.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing compiles in here; torch's default would import all of torch._dynamo (seconds) to say so.
-        return False
-
     def __init__(self, record: Record, alive: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = record.graph
         self.alive = alive
         # Calls in their order, of the operations that take statistics anywhere: nothing else needs to be told apart.
