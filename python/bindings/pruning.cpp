@@ -115,14 +115,15 @@ void bind_pruning(py::module_& m) {
       .def("to_json", &pruning::PrunePlan::to_json)
       .def("__str__", &pruning::PrunePlan::to_string)
       .def_readonly("groups", &pruning::PrunePlan::groups)
-      .def_property_readonly("dims",
-                             [](const pruning::PrunePlan& plan) {
-                               py::list result;
-                               for (const auto& dim : plan.dims)
-                                 result.append(py::dict("tensor"_a = dim.tensor, "dim"_a = dim.dim,
-                                                        "original"_a = dim.original, "kept"_a = dim.indices));
-                               return result;
-                             })
+      .def_property_readonly(
+          "dims",
+          [](const pruning::PrunePlan& plan) {
+            py::list result;
+            for (const auto& dim : plan.dims)
+              result.append(py::dict("tensor"_a = dim.tensor, "dim"_a = dim.dim, "original"_a = dim.original,
+                                     "rank"_a = dim.rank, "kept"_a = dim.indices));
+            return result;
+          })
       .def("apply", &pruning::PrunePlan::apply, "name"_a, "tensor"_a)
       .def("mask", &pruning::PrunePlan::mask, "name"_a, "tensor"_a);
 

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <set>
 #include <sstream>
 
 #include "glyptic/core/error.h"
@@ -148,11 +149,11 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
     // Which members speak: trained tensors, narrowed by the criterion where that leaves any.
     std::vector<nn::AxisMember> members;
     auto kind = options.importance;
-    const auto pick = [&](const auto& wanted) {
+    const auto pick = [&](const auto& wanted, bool trained = true) {
       for (const auto& member : group.members) {
         const auto found = value.find(member.tensor);
         require(found != value.end(), "plan_pruning: tensor '", member.tensor, "' is missing");
-        if (!found->second->is_floating_point() || !found->second->requires_grad()) continue;
+        if (!found->second->is_floating_point() || (trained && !found->second->requires_grad())) continue;
         if (wanted(member, *found->second)) members.push_back(member);
       }
     };
@@ -167,6 +168,7 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
       if (kind == Importance::bn_scale) kind = Importance::l2;
       if (kind == Importance::umm) kind = Importance::l1;
       pick([](const auto&, const at::Tensor&) { return true; });
+      if (members.empty()) pick([](const auto&, const at::Tensor&) { return true; }, false);
     }
     for (const auto& member : members) {
       auto part = sums(g, member, entries_of(member, kind));
@@ -263,6 +265,16 @@ PrunePlan plan_pruning(nn::AxisGraph& graph, const NamedTensors& tensors, const 
     for (std::size_t g = 0; g < groups.size(); ++g) ignored[g] |= matches(pattern, groups[g]);
   for (std::size_t g = 0; g < groups.size(); ++g)
     usable[g] = !ignored[g] && ratio[g] > 0 && groups[g].size > 1;
+  // What no weight has a part in (an index buffer, a table of constants) is not worth a channel.
+  std::set<std::string> weights;
+  for (const bool trained : {true, false}) {
+    for (const auto& [name, tensor] : tensors)
+      if (tensor.requires_grad() == trained && tensor.is_floating_point()) weights.insert(name);
+    if (!weights.empty()) break;  // nothing is trained: a frozen model
+  }
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    usable[g] = usable[g] && std::any_of(groups[g].members.begin(), groups[g].members.end(),
+                                         [&](const auto& m) { return weights.count(m.tensor) > 0; });
   const auto chosen = chosen_factors(groups, usable, options.factor);
 
   const auto scores = unit_importance(graph, tensors, gradients, options);
@@ -362,7 +374,8 @@ PrunePlan plan_from_alive(nn::AxisGraph& graph, const nn::Alive& alive) {
       auto kept = graph.kept(name, static_cast<int>(d), alive);
       require(!kept.empty() || shape[d] == 0, "'", name, "' would lose all of dimension ", d);
       if (static_cast<int64_t>(kept.size()) < shape[d])
-        plan.dims.push_back({name, static_cast<int>(d), shape[d], std::move(kept)});
+        plan.dims.push_back(
+            {name, static_cast<int>(d), shape[d], std::move(kept), static_cast<int>(shape.size())});
     }
   return plan;
 }
@@ -478,8 +491,11 @@ std::string PrunePlan::to_json() const {
   }
   auto& dim_list = document["dims"] = ordered_json::array();
   for (const auto& keep : dims)
-    dim_list.push_back(
-        {{"tensor", keep.tensor}, {"dim", keep.dim}, {"original", keep.original}, {"kept", keep.indices}});
+    dim_list.push_back({{"tensor", keep.tensor},
+                        {"dim", keep.dim},
+                        {"rank", keep.rank},
+                        {"original", keep.original},
+                        {"kept", keep.indices}});
   return document.dump(1) + "\n";
 }
 
@@ -520,8 +536,10 @@ PrunePlan PrunePlan::from_json(const std::string& text) {
     for (const auto& entry : document.at("dims")) {
       where = str("pruning plan JSON: dims[", plan.dims.size(), "]");
       Kept keep{entry.at("tensor").get<std::string>(), entry.at("dim").get<int>(),
-                entry.at("original").get<int64_t>(), entry.at("kept").get<std::vector<int64_t>>()};
-      require<DataError>(keep.dim >= 0, where, ": dim ", keep.dim, " is negative");
+                entry.at("original").get<int64_t>(), entry.at("kept").get<std::vector<int64_t>>(),
+                entry.at("rank").get<int>()};
+      require<DataError>(0 <= keep.dim && keep.dim < keep.rank && keep.rank <= 64, where, ": dim ", keep.dim,
+                         " is not one of ", keep.rank);
       check_ascending(keep.indices, keep.original, where);
       plan.dims.push_back(std::move(keep));
     }

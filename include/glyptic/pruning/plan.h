@@ -65,6 +65,7 @@ struct Kept {
   int dim = 0;
   int64_t original = 0;
   std::vector<int64_t> indices;
+  int rank = 0;  ///< dimensions of the tensor
 };
 
 struct PrunePlan {

@@ -44,9 +44,7 @@ class Plan:
         """For each tensor that loses something: kept indices of each dimension, ``None`` where all stay."""
         result: dict[str, list[list[int] | None]] = {}
         for entry in self._core.dims:
-            dims = result.setdefault(entry["tensor"], [])
-            dims += [None] * (entry["dim"] + 1 - len(dims))
-            dims[entry["dim"]] = list(entry["kept"])
+            result.setdefault(entry["tensor"], [None] * entry["rank"])[entry["dim"]] = list(entry["kept"])
         return result
 
     def _alive(self) -> list[list[int]]:

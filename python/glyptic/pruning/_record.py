@@ -91,6 +91,7 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
         self.record = Record(_C.AxisGraph())
         self.names = names
         self.nodes: dict[int, int] = {}
+        self.weighted: set[int] = set()  # nodes whose values depend on a parameter
         self.alive: list[torch.Tensor] = []  # ids stay unique as long as the tensors do
         self.module = ""
         self.statistics: tuple[int, ...] = ()
@@ -110,6 +111,8 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
         shape = list(tensor.shape)
         made = self.add(name, "parameter", [], shape, (), name) if name else self.add("constant", "constant", [], shape)
         self.nodes[id(tensor)] = made
+        if name and isinstance(tensor, nn.Parameter):
+            self.weighted.add(made)
         self.alive.append(tensor)
         return made
 
@@ -117,6 +120,11 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         # Arguments first: an operation in place changes what they are.
         inputs = [self.node(t) for t in _tensors([args, kwargs])]
+        if func is aten._local_scalar_dense.default and self.weighted.intersection(inputs):
+            raise _C.ArgumentError(
+                f"'{self.module or 'the model'}' looks at a number that depends on the weights (bool(), int(), float() or .item() "
+                "of a tensor); one run does not show what it would do with another one; take that part out of the forward"
+            )
         result = func(*args, **kwargs)
         outputs = list(_tensors(result))
         name = func._schema.name.split("::")[-1]
@@ -141,11 +149,14 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
             self.nodes[id(tensor)] = node
             if k >= len(made):
                 made.append(node)
+        if self.weighted.intersection(inputs):
+            self.weighted.update(made)
         self.record.calls.append(Call(func, self.module, inputs, made[: len(outputs)], self.statistics))
         return result
 
-    def opaque(self, label: str, inputs: list[int], outputs: list[torch.Tensor], why: str) -> list[int]:
-        self.record.notes.append(f"'{label}' {why}")
+    def opaque(self, label: str, inputs: list[int], outputs: list[torch.Tensor], why: str, note: bool = True) -> list[int]:
+        if note:
+            self.record.notes.append(f"'{label}' {why}")
         if not outputs:
             self.add(label, "opaque", inputs, [], (), why)
             return []
@@ -187,6 +198,15 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
 def _elementwise(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int]:
     inputs = [r.node(t) for t in _tensors([args, kwargs])]
     return [r.add(label, "elementwise", inputs, out[0].shape)]
+
+
+@_rule("as_strided")
+def _as_strided(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int] | None:
+    x, y = args[0], out[0]
+    same = x.shape == y.shape and all(a == b for a, b, n in zip(x.stride(), y.stride(), x.shape) if n > 1)
+    if not same or x.storage_offset() != y.storage_offset():
+        return None
+    return [r.add(label, "elementwise", [r.node(x)], y.shape)]  # other strides for dimensions of one entry
 
 
 @_rule("copy")
@@ -416,6 +436,7 @@ def _index_select(r: Recorder, label: str, args: Any, kwargs: Any, out: list[tor
         node = r.reshape(label, r.node(x), with_copy)
         node = r.add(label, "expand", [node], copied)
         return [r.reshape(label, node, out[0].shape)]
+    r.opaque(label, [r.node(index)], [], "is given it as a list of numbers", note=False)
     return [r.along(label, x, dim, out[0], "picks entries of it by number")]
 
 
@@ -429,6 +450,7 @@ def _index(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tens
     used = [k for k, i in enumerate(args[1]) if i is not None]
     if len(used) != 1 or args[1][used[0]].dim() != 1 or args[1][used[0]].dtype == torch.bool:
         return None
+    r.opaque(label, [r.node(args[1][used[0]])], [], "is given it as a list of numbers", note=False)
     return [r.along(label, args[0], used[0], out[0], "picks entries of it by number")]
 
 
