@@ -1312,7 +1312,6 @@ def installed() -> list[Variant]:
                 ("resnet18", small, "conv1.weight layer1.0.conv1.weight layer2.0.downsample.0.weight fc.weight"),
                 ("mobilenet_v3_small", small, "features.0.0.weight classifier.3.weight"),
                 ("densenet121", small, "features.conv0.weight features.denseblock1.denselayer1.conv2.weight classifier.weight"),
-                ("vgg11_bn", small, "features.0.weight classifier.0.weight classifier.6.weight"),
                 ("convnext_tiny", small, "features.0.0.weight features.1.0.block.3.weight classifier.2.weight"),
                 ("shufflenet_v2_x0_5", small, "conv1.0.weight stage2.1.branch2.0.weight fc.weight"),
                 ("regnet_y_400mf", small, "stem.0.weight fc.weight"),
@@ -1324,6 +1323,13 @@ def installed() -> list[Variant]:
                 more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
                 make = lambda name=name, more=more: getattr(models, name)(weights=None, num_classes=10, **more)
                 register(f"torchvision.{name}", make, [image], narrower)
+
+            def vgg():
+                model = models.vgg11_bn(weights=None)  # its own classifier has 120 M parameters
+                model.classifier = nn.Sequential(nn.Linear(512 * 49, 32), nn.ReLU(), nn.Linear(32, 10))
+                return model
+
+            register("torchvision.vgg11_bn", vgg, [small], "features.0.weight classifier.0.weight classifier.2.weight")
             register(
                 "torchvision.vit",
                 lambda: models.VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=10),
