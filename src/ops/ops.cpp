@@ -392,7 +392,7 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
   for (std::size_t i = 0; i < k.size(); ++i)
     require(k[i] >= 0, op, ": k[", i, "] is ", k[i], ", expected 0 or more");
   if (a.empty()) {
-    require(!global || k[0] == 0, op, ": k is ", k[0], ", but there are no tensors to choose from");
+    if (global) require(k[0] == 0, op, ": k is ", k[0], ", but there are no tensors to choose from");
     return {};
   }
 
