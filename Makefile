@@ -55,7 +55,7 @@ bench: build
 	PYTHONPATH="$(CURDIR)/$(BUILD)/python" $(PYTHON) benchmarks/peers/kernels.py
 
 coverage: bootstrap
-	@cmake/coverage.sh "$(PYTHON)"
+	@cmake/coverage.sh "$(PYTHON)" "$(JOBS)"
 
 docs: build
 	$(BUILD)/bin/glyptic describe --markdown > docs/reference.md

@@ -18,7 +18,8 @@ set(CMAKE_POSITION_INDEPENDENT_CODE OFF)
 
 if(GLYPTIC_SANITIZE)
   target_compile_options(glyptic_flags INTERFACE
-    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${GLYPTIC_SANITIZE} -fno-omit-frame-pointer -g1>)
+    # A finding ends the program, so that a test cannot pass over it.
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${GLYPTIC_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1>)
   target_link_options(glyptic_flags INTERFACE -fsanitize=${GLYPTIC_SANITIZE})
 endif()
 

@@ -84,6 +84,48 @@ void BM_masked_adamw(benchmark::State& state) {
   floor_of(state, 29.0 * static_cast<double>(n.size));
 }
 
+/// Masks of a density in per mille, and copies of the weights and their state that are zero off them.
+struct MaskedNetwork {
+  explicit MaskedNetwork(double density) {
+    for (const auto& w : network().weights) {
+      masks.push_back(torch::rand(w.sizes()) < density);
+      weights.push_back(torch::randn(w.sizes()) * masks.back() * 0.05);
+      momenta.push_back(torch::zeros_like(w));
+      squares.push_back(masks.back().to(at::kFloat));
+    }
+  }
+  TensorList weights, momenta, squares, masks;
+};
+
+/// The floor under `off_mask_is_zero`: all masks, and the rest of the lines of 16 that hold an active weight.
+double active_line_bytes(const TensorList& masks, double bytes_per_weight) {
+  double all = 0, active = 0;
+  for (const auto& mask : masks) {
+    const auto flat = mask.view(-1);
+    const auto whole = flat.numel() / 16 * 16;
+    all += static_cast<double>(flat.numel());
+    active += static_cast<double>(flat.numel() - whole) +
+              16.0 * flat.slice(0, 0, whole).view({-1, 16}).any(1).sum().item<double>();
+  }
+  return all + (bytes_per_weight - 1) * active;
+}
+
+void BM_masked_sgd_zero_off_mask(benchmark::State& state) {
+  MaskedNetwork n(static_cast<double>(state.range(0)) / 1000);
+  SgdArgs args;
+  args.lr = 1e-4, args.momentum = 0.9, args.weight_decay = 1e-4, args.off_mask_is_zero = true;
+  for (auto _ : state) masked_sgd_(n.weights, network().grads, n.momenta, n.masks, args);
+  floor_of(state, active_line_bytes(n.masks, 21));
+}
+
+void BM_masked_adamw_zero_off_mask(benchmark::State& state) {
+  MaskedNetwork n(static_cast<double>(state.range(0)) / 1000);
+  AdamArgs args;
+  args.lr = 1e-4, args.off_mask_is_zero = true;
+  for (auto _ : state) masked_adamw_(n.weights, network().grads, n.momenta, n.squares, n.masks, {}, args);
+  floor_of(state, active_line_bytes(n.masks, 29));
+}
+
 void BM_masked_adamw_counted(benchmark::State& state) {
   auto& n = network();
   TensorList steps;
@@ -188,6 +230,18 @@ void BM_philox_fill(benchmark::State& state) {
 BENCHMARK(BM_copy)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(BM_masked_sgd)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(BM_masked_adamw)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(BM_masked_sgd_zero_off_mask)
+    ->Arg(100)
+    ->Arg(20)
+    ->ArgName("permille")
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+BENCHMARK(BM_masked_adamw_zero_off_mask)
+    ->Arg(100)
+    ->Arg(20)
+    ->ArgName("permille")
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 BENCHMARK(BM_masked_adamw_counted)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(BM_mask_apply)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(BM_topk_global)->DenseRange(0, 4)->ArgName("score")->Unit(benchmark::kMillisecond)->UseRealTime();

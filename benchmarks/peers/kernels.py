@@ -62,11 +62,17 @@ def interleave(contenders: dict, rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def optimizer_steps(torch, ops, weights, grads, masks):
+def optimizer_steps(torch, ops, weights, grads, density):
     """SGD with momentum 0.9 and weight decay, weight and momentum masked after the step."""
+    masks = [torch.rand(w.shape) < density for w in weights]
+
+    def masked_weights():
+        copies = [w.clone() for w in weights]
+        ops.mask_apply_(copies, masks)
+        return copies
 
     def parameters():
-        copies = [w.clone().requires_grad_() for w in weights]
+        copies = [w.requires_grad_() for w in masked_weights()]
         for p, g in zip(copies, grads):
             p.grad = g
         return copies
@@ -86,14 +92,14 @@ def optimizer_steps(torch, ops, weights, grads, masks):
 
         return call
 
-    ours = [w.clone() for w in weights]
-    momenta = [torch.zeros_like(w) for w in weights]
-
-    def glyptic_step():
-        ops.masked_sgd_(ours, grads, momenta, masks, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    def glyptic_step(**how):
+        ours = masked_weights()
+        momenta = [torch.zeros_like(w) for w in weights]
+        return lambda: ops.masked_sgd_(ours, grads, momenta, masks, lr=1e-4, momentum=0.9, weight_decay=1e-4, **how)
 
     return {
-        "glyptic masked_sgd_": glyptic_step,
+        "glyptic masked_sgd_, off_mask_is_zero": glyptic_step(off_mask_is_zero=True),
+        "glyptic masked_sgd_": glyptic_step(),
         "torch foreach SGD + 2 mask products": torch_step(foreach=True),
         "torch fused SGD + 2 mask products": torch_step(fused=True),
     }
@@ -177,10 +183,14 @@ def main() -> int:
     source = torch.randn(size)
     target = torch.empty_like(source)
     sections = {
-        "plain copy (the floor's measure)": ({"torch copy_": lambda: target.copy_(source)}, args.rounds),
-        "SGD step, masked": (optimizer_steps(torch, ops, weights, grads, masks), args.rounds),
-        "global selection, k = 10 %": (selections(torch, np, ops, grads), max(3, args.rounds // 3)),
-        "RigL update, 90 % sparse, per layer": (rigl_updates(torch, ops, weights, grads, masks), max(3, args.rounds // 3)),
+        "plain copy (the floor's measure)": (lambda: {"torch copy_": lambda: target.copy_(source)}, args.rounds),
+        "masked SGD step, density 0.1": (lambda: optimizer_steps(torch, ops, weights, grads, 0.1), args.rounds),
+        "masked SGD step, density 0.02": (lambda: optimizer_steps(torch, ops, weights, grads, 0.02), args.rounds),
+        "global selection, k = 10 %": (lambda: selections(torch, np, ops, grads), max(3, args.rounds // 3)),
+        "RigL update, 90 % sparse, per layer": (
+            lambda: rigl_updates(torch, ops, weights, grads, masks),
+            max(3, args.rounds // 3),
+        ),
     }
     record = {
         "cpu": cpu_name(),
@@ -195,8 +205,8 @@ def main() -> int:
     }
     print(f"{record['cpu']}, {args.threads} threads, torch {torch.__version__}, numpy {np.__version__}, "
           f"commit {record['commit']}; {size / 1e6:.1f} M float32 weights in {len(weights)} tensors")
-    for title, (contenders, rounds) in sections.items():
-        times = interleave(contenders, rounds)
+    for title, (make, rounds) in sections.items():
+        times = interleave(make(), rounds)
         record["milliseconds"][title] = times
         base = statistics.median(next(iter(times.values())))
         print(f"\n{title:<42} {'median ms':>10} {'best ms':>10} {'ratio':>7}")

@@ -1,12 +1,12 @@
-"""Draws chase.svg from the run folder of a Chase run.
+"""Draws a Chase run from its folder, into the file that is named last. The README's picture is drawn by
 
     glyptic run configs/sparsity/chase_mnist.yaml --out runs/picture --set train.baseline=false \
         --set model.width=0.25 --set throughput.enabled=false --set threads=1
-    python docs/images/chase.py runs/picture
+    python docs/images/chase.py runs/picture docs/images/chase.svg
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import glyptic
@@ -63,4 +63,8 @@ def main(run: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(__file__).with_name("chase.svg"))
+    parser = argparse.ArgumentParser(description="Draws a Chase run from its folder.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("picture", type=Path, help="file to write; its ending picks the format")
+    arguments = parser.parse_args()
+    main(arguments.run, arguments.picture)

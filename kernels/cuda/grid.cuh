@@ -26,6 +26,11 @@ __device__ inline bool aligned(const void* pointer, unsigned bytes) {
   return (reinterpret_cast<unsigned long long>(pointer) & (bytes - 1)) == 0;
 }
 
+/// True where none of four masks is set.
+__device__ inline bool none_active(uchar4 mask) {
+  return (mask.x | mask.y | mask.z | mask.w) == 0;
+}
+
 /// Sum over the block; the result is valid in thread 0. All threads must call it.
 __device__ inline int block_sum(int value) {
   __shared__ int total;

@@ -17,13 +17,16 @@ __global__ void __launch_bounds__(kThreads) step(const AdamEntry* entries, Chunk
       aligned(e.mask, 4) && aligned(e.steps, 16)) {
     const int64_t whole = place.begin + (end - place.begin) / 4 * 4;
     for (int64_t i = place.begin + 4 * static_cast<int64_t>(threadIdx.x); i < whole; i += 4 * kThreads) {
+      uchar4 keep = make_uchar4(1, 1, 1, 1);
+      if (flags & kAdamMasked) {
+        keep = *reinterpret_cast<const uchar4*>(e.mask + i);
+        if (s.off_mask_is_zero && none_active(keep)) continue;
+      }
       // Registers that look like the arrays of four weights, so that the arithmetic is written once.
       float4 w = *reinterpret_cast<const float4*>(e.weight + i);
       float4 g = *reinterpret_cast<const float4*>(e.grad + i);
       float4 m = *reinterpret_cast<const float4*>(e.exp_avg + i);
       float4 v = *reinterpret_cast<const float4*>(e.exp_avg_sq + i);
-      uchar4 keep = make_uchar4(1, 1, 1, 1);
-      if (flags & kAdamMasked) keep = *reinterpret_cast<const uchar4*>(e.mask + i);
       int4 steps = make_int4(0, 0, 0, 0);
       if (flags & kAdamSteps) steps = *reinterpret_cast<const int4*>(e.steps + i);
       AdamEntry four{&w.x, &g.x, &m.x, &v.x, &keep.x, &steps.x, 4};

@@ -17,13 +17,16 @@ __global__ void __launch_bounds__(kThreads) step(const SgdEntry* entries, ChunkM
   if (aligned(e.weight, 16) && aligned(e.grad, 16) && aligned(e.velocity, 16) && aligned(e.mask, 4)) {
     const int64_t whole = place.begin + (end - place.begin) / 4 * 4;
     for (int64_t i = place.begin + 4 * static_cast<int64_t>(threadIdx.x); i < whole; i += 4 * kThreads) {
+      uchar4 m4 = make_uchar4(1, 1, 1, 1);
+      if (flags & kSgdMasked) {
+        m4 = *reinterpret_cast<const uchar4*>(e.mask + i);
+        if (s.off_mask_is_zero && none_active(m4)) continue;
+      }
       float4 w4 = *reinterpret_cast<const float4*>(e.weight + i);
       const float4 g4 = *reinterpret_cast<const float4*>(e.grad + i);
       float4 v4 = make_float4(0, 0, 0, 0);
       if ((flags & kSgdMomentum) && !(flags & kSgdFirst))
         v4 = *reinterpret_cast<const float4*>(e.velocity + i);
-      uchar4 m4 = make_uchar4(1, 1, 1, 1);
-      if (flags & kSgdMasked) m4 = *reinterpret_cast<const uchar4*>(e.mask + i);
       float w[4] = {w4.x, w4.y, w4.z, w4.w}, v[4] = {v4.x, v4.y, v4.z, v4.w};
       const float g[4] = {g4.x, g4.y, g4.z, g4.w};
       const uint8_t m[4] = {m4.x, m4.y, m4.z, m4.w};

@@ -60,6 +60,9 @@ void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
   } catch (const std::exception& error) {
     log::debug(str("ended: ", error.what()));
     log::close_file();
+    // Missing data or a setting that cannot be: nothing was computed, and the folder is as it was.
+    const auto* ours = dynamic_cast<const Error*>(&error);
+    if (ours && (ours->exit_code() == kExitData || ours->exit_code() == kExitUsage)) folder.discard_unbegun();
     throw;
   }
   log::info(str("results in ", folder.path()));

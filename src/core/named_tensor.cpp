@@ -81,7 +81,10 @@ std::vector<std::string> nearest(const std::string& word, const std::vector<std:
 }
 
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates) {
-  const auto names = nearest(word, candidates);
+  return did_you_mean(nearest(word, candidates));
+}
+
+std::string did_you_mean(const std::vector<std::string>& names) {
   if (names.empty()) return "";
   std::string text = "; did you mean ";
   for (std::size_t i = 0; i < names.size(); ++i)

@@ -234,18 +234,11 @@ void Options::set(const std::string& name, const Value& value, const std::string
   if (found == index_.end()) {
     require<ConfigError>(!is_group(name), where, ": '", name,
                          "' is a group of options, not a value; its options are ", join(children(name)));
+    auto hint = did_you_mean(nearest_names(name));
     const auto dot = name.rfind('.');
     const std::string group = dot == std::string::npos ? "" : name.substr(0, dot);
-    const std::string leaf = dot == std::string::npos ? name : name.substr(dot + 1);
-    if (group.empty() || is_group(group)) {
-      const auto known = children(group);
-      auto hint = did_you_mean(leaf, known);
-      if (hint.empty()) hint = "; known: " + join(known);
-      throw ConfigError(str(where, ": unknown option '", name, "'", hint));
-    }
-    std::vector<std::string> all;
-    for (const auto& option : options_) all.push_back(option.name);
-    throw ConfigError(str(where, ": unknown option '", name, "'", did_you_mean(name, all)));
+    if (hint.empty() && (group.empty() || is_group(group))) hint = "; known: " + join(children(group));
+    throw ConfigError(str(where, ": unknown option '", name, "'", hint));
   }
   auto& option = options_[found->second];
   const Value converted = convert(option, value, where);
@@ -281,6 +274,28 @@ const Option& Options::at(const std::string& name) const {
   const auto found = index_.find(name);
   require<Error>(found != index_.end(), "option '", name, "' is not declared");
   return options_[found->second];
+}
+
+std::vector<std::string> Options::nearest_names(const std::string& name) const {
+  const auto dot = name.rfind('.');
+  const std::string group = dot == std::string::npos ? "" : name.substr(0, dot);
+  if (group.empty() || is_group(group)) {
+    auto names = nearest(name.substr(dot + 1), children(group));  // npos + 1 is 0
+    for (auto& found : names) found = group.empty() ? found : group + "." + found;
+    if (!names.empty()) return names;
+  }
+  std::vector<std::string> all;
+  std::map<std::string, std::vector<std::string>> of_leaf;
+  for (const auto& option : options_) {
+    all.push_back(option.name);
+    of_leaf[option.name.substr(option.name.rfind('.') + 1)].push_back(option.name);
+  }
+  if (!group.empty()) return nearest(name, all);
+  std::vector<std::string> leaves, names;
+  for (const auto& [leaf, options] : of_leaf) leaves.push_back(leaf);
+  for (const auto& leaf : of_leaf.count(name) != 0 ? std::vector<std::string>{name} : nearest(name, leaves))
+    names.insert(names.end(), of_leaf[leaf].begin(), of_leaf[leaf].end());
+  return names;
 }
 
 std::vector<std::string> Options::children(const std::string& group) const {

@@ -79,12 +79,16 @@ constexpr Source kSources[] = {
      holds_images},
 };
 
+bool has_data(const Source& source, const std::string& folder) {
+  return is_folder(folder) && source.holds(folder, true) && source.holds(folder, false);
+}
+
 std::string find_folder(const Source& source, const DataOptions& options) {
   const auto folders =
       options.folder.empty() ? candidates(source.name) : std::vector<std::string>{options.folder};
   std::string tried;
   for (const auto& folder : folders) {
-    if (is_folder(folder) && source.holds(folder, true) && source.holds(folder, false)) return folder;
+    if (has_data(source, folder)) return folder;
     tried +=
         (tried.empty() ? "'" : ", '") + folder + (present(folder) ? "' (there, but without the files)" : "'");
   }
@@ -115,8 +119,10 @@ std::shared_ptr<Dataset> take(std::shared_ptr<Dataset> set, int64_t count, bool 
 
 std::vector<std::string> data_folders(const std::string& name) {
   std::vector<std::string> result;
-  for (const auto& folder : candidates(name))
-    if (is_folder(folder)) result.push_back(folder);
+  for (const auto& source : kSources)
+    if (name == source.name)
+      for (const auto& folder : candidates(name))
+        if (has_data(source, folder)) result.push_back(folder);
   return result;
 }
 

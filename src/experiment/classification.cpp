@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "glyptic/core/log.h"
@@ -476,7 +477,7 @@ class Run {
 
   [[noreturn]] void interrupt(int signal, const std::string& where) const {
     throw Interrupted(str("stopped ", where, "; continue with: glyptic resume ", folder_->path()),
-                      128 + signal);
+                      signal == SIGTERM ? kExitTerminated : kExitInterrupted);
   }
 
   void interrupt_if_asked() const {

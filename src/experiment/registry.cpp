@@ -40,12 +40,39 @@ std::string option_line(const Option& option) {
              rule.empty() ? "" : ", " + rule);
 }
 
+/// Whether an option's doc says that `method` reads it and others do not: it begins with the names of those
+/// that do, as in "gmp, granet: sparsity at the start".
+bool is_own_option(const Option& option, const std::string& method) {
+  std::stringstream readers(option.doc.substr(0, option.doc.find(':')));
+  if (option.doc.find(": ") == std::string::npos) return false;
+  for (std::string reader; std::getline(readers >> std::ws, reader, ',');)
+    if (reader == method) return true;
+  return false;
+}
+
 std::string describe_method(const sparsity::MethodInfo& info) {
   std::string text = str(info.name, ": ", info.summary, "\n  reference: ", info.reference,
                          "\n  source: ", info.source, "\n");
   if (!info.presets.empty()) text += "  sets (unless given):\n";
   for (const auto& [leaf, value] : info.presets)
     text += str("    sparsity.", leaf, ": ", to_text(value), "\n");
+  sparsity::SparsityOptions values;
+  Options options;
+  options.group("sparsity", values, "");
+  std::string own;
+  for (const auto& option : options.list())
+    if (is_own_option(option, info.name))
+      own += str("    ", option.name, "\n        ", option.doc, " (", option_line(option), ")\n");
+  if (!own.empty()) text += "  options of its own:\n" + own;
+  return text + "  and those of every method: glyptic describe sparsity\n";
+}
+
+/// "  (read from A; also in B)": which of the folders wins, since $GLYPTIC_DATA may hide the shipped set.
+std::string folders_of(const std::string& dataset) {
+  std::string text;
+  const auto folders = data::data_folders(dataset);
+  for (std::size_t i = 0; i < folders.size(); ++i)
+    text += (i == 0 ? "read from " : i == 1 ? "; also in " : ", ") + folders[i];
   return text;
 }
 
@@ -64,10 +91,9 @@ std::string dataset_form(const std::string& name) {
 std::string describe_dataset(const std::string& name) {
   std::string text = str(name, ": ", dataset_form(name), "\n");
   if (name == "shapes") return text;
-  const auto folders = data::data_folders(name);
-  for (const auto& folder : folders) text += str("  found in ", folder, "\n");
-  if (folders.empty())
-    text += str("  not found here; put it into $GLYPTIC_DATA/", name, " or set data.folder\n");
+  const auto found = folders_of(name);
+  text += found.empty() ? str("  not found here; put it into $GLYPTIC_DATA/", name, " or set data.folder\n")
+                        : str("  ", found, "\n");
   return text;
 }
 
@@ -128,19 +154,7 @@ std::string describe(const std::string& name) {
   }
   for (const auto& dataset : data::dataset_names())
     if (dataset == name) return describe_dataset(name);
-  for (const auto& set : data::dataset_names()) {
-    if (set != name) continue;
-    std::string text = "data set " + set + "\n";
-    const auto folders = data::data_folders(set);
-    for (const auto& folder : folders) text += "  found in " + folder + "\n";
-    if (folders.empty())
-      text += set == "shapes" ? "  generated, needs no files\n"
-                              : "  not found; set $GLYPTIC_DATA to the folder that holds '" + set +
-                                    "', or data.folder to its own\n";
-    return text;
-  }
   std::vector<std::string> known = experiment_names();
-  for (const auto& set : data::dataset_names()) known.push_back(set);
   for (const auto& dataset : data::dataset_names()) known.push_back(dataset);
   for (const auto& info : sparsity::methods()) known.push_back(info.name);
   for (const auto& model : nn::model_names()) known.push_back(model);
@@ -164,8 +178,14 @@ std::string describe(const std::string& name) {
     for (const auto& option : options.list()) known.push_back(option.name);
     for (const auto& group : options.groups()) known.push_back(group.name);
   }
-  throw ArgumentError(
-      str("nothing here is called '", name, "'", did_you_mean(name, known), "; see: glyptic list"));
+  auto names = nearest(name, known);
+  for (const auto& experiment_info : experiments()) {
+    const auto options = declared(*experiment_info.make());
+    for (const auto& option : options.nearest_names(name))
+      if (names.size() < 3 && std::find(names.begin(), names.end(), option) == names.end())
+        names.push_back(option);
+  }
+  throw ArgumentError(str("nothing here is called '", name, "'", did_you_mean(names), "; see: glyptic list"));
 }
 
 std::string list_everything() {
@@ -179,8 +199,8 @@ std::string list_everything() {
   text += "\ndata sets\n";
   for (const auto& name : data::dataset_names()) {
     text += "  " + name;
-    for (const auto& folder : data::data_folders(name)) text += "  (found in " + folder + ")";
-    text += "\n";
+    const auto found = folders_of(name);
+    text += (found.empty() ? "" : "  (" + found + ")") + "\n";
   }
   return text + "\nMore about any of them, or about an option: glyptic describe NAME\n";
 }

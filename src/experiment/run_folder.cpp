@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
@@ -24,6 +25,12 @@ std::string reason() {
   return std::strerror(errno);
 }
 
+bool has_begun(const fs::path& folder) {
+  std::error_code error;
+  const auto metrics = fs::file_size(folder / "metrics.jsonl", error);
+  return (!error && metrics > 0) || fs::exists(folder / "checkpoints" / "last.safetensors", error);
+}
+
 }  // namespace
 
 RunFolder::RunFolder(std::string path) : path_(std::move(path)) {}
@@ -34,6 +41,8 @@ RunFolder::RunFolder(RunFolder&& other) noexcept {
 
 RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(made_, other.made_);
+  std::swap(created_, other.created_);
   std::swap(lock_, other.lock_);
   std::swap(metrics_, other.metrics_);
   return *this;
@@ -48,11 +57,9 @@ RunFolder RunFolder::create(const std::string& path) {
   require(!path.empty(), "the run folder has no name; give one with --out");
   const fs::path folder(path);
   std::error_code error;
-  // A run that ended before it computed anything (its data were missing) holds nothing that could be lost.
-  const auto metrics = fs::file_size(folder / "metrics.jsonl", error);
-  const bool begun =
-      (!error && metrics > 0) || fs::exists(folder / "checkpoints" / "last.safetensors", error);
-  require(!begun || !fs::exists(folder / "config.yaml", error), "'", path,
+  const bool existed = fs::exists(folder, error);
+  // A run that was killed before it computed anything holds nothing that could be lost.
+  require(!has_begun(folder) || !fs::exists(folder / "config.yaml", error), "'", path,
           "' already holds a run; continue it with: glyptic resume ", path, " (or give another --out)");
   fs::create_directories(folder / "checkpoints", error);
   if (error)
@@ -61,7 +68,20 @@ RunFolder RunFolder::create(const std::string& path) {
   // A run that starts must not pick up the weights of another.
   require(!fs::exists(folder / "checkpoints" / "last.safetensors", error), "'", path,
           "' has checkpoints but no config.yaml; remove them or give another --out");
-  return RunFolder(path);
+  RunFolder result(path);
+  result.created_ = true;
+  result.made_ = !existed;
+  return result;
+}
+
+void RunFolder::discard_unbegun() {
+  if (!created_ || has_begun(path_)) return;
+  if (metrics_ >= 0) ::close(std::exchange(metrics_, -1));
+  std::error_code ignored;  // what cannot be removed stays
+  for (const char* name : {"config.yaml", "environment.json", "metrics.jsonl", "log.txt", "checkpoints"})
+    fs::remove(file(name), ignored);  // a folder only when it is empty
+  fs::remove(file(".lock"), ignored);
+  if (made_) fs::remove(path_, ignored);
 }
 
 RunFolder RunFolder::open(const std::string& path) {

@@ -31,12 +31,13 @@ std::string si(double value) {
   return text;
 }
 
-std::string cell(const Json& row, const Json& column) {
+// `raw`: numbers as they were stored, for programs; otherwise as a person reads them.
+std::string cell(const Json& row, const Json& column, bool raw) {
   const auto key = column.at("key").get<std::string>();
-  if (!row.contains(key) || row[key].is_null()) return "n/a";
+  if (!row.contains(key) || row[key].is_null()) return raw ? "" : "n/a";
   const auto& value = row[key];
   if (value.is_string()) return value.get<std::string>();
-  if (!value.is_number()) return value.dump();
+  if (raw || !value.is_number()) return value.dump();
   const auto format = column.at("format").get<std::string>();
   const double number = value.get<double>();
   char text[48];
@@ -51,6 +52,31 @@ std::string cell(const Json& row, const Json& column) {
 std::size_t columns_of(const std::string& text) {
   return static_cast<std::size_t>(
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+// What tells runs apart: their folders (of another file its own name), without what all of them begin with.
+std::vector<std::string> run_labels(const std::vector<std::string>& paths) {
+  std::vector<std::vector<std::string>> parts;
+  for (const auto& path : paths) {
+    auto name = std::filesystem::path(path).lexically_normal();
+    if (name.filename() == "results.json") name = name.parent_path();
+    parts.emplace_back(name.begin(), name.end());
+    if (parts.back().empty()) parts.back().push_back(".");
+  }
+  const auto shared = [&](std::size_t depth) {
+    return std::all_of(parts.begin(), parts.end(), [&](const auto& p) {
+      return depth + 1 < p.size() && p[depth] == parts.front()[depth];
+    });
+  };
+  std::size_t depth = 0;
+  while (shared(depth)) ++depth;
+  std::vector<std::string> labels;
+  for (const auto& p : parts) {
+    std::filesystem::path label;
+    for (std::size_t i = depth; i < p.size(); ++i) label /= p[i];
+    labels.push_back(label.string());
+  }
+  return labels;
 }
 
 std::string csv_cell(const std::string& text) {
@@ -70,7 +96,9 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
   std::vector<std::string> below;
   Json columns = Json::array();  // those of all runs: some measure what others do not
   std::vector<std::pair<std::string, Json>> lines;
-  for (const auto& path : paths) {
+  const auto labels = run_labels(paths);
+  for (std::size_t p = 0; p < paths.size(); ++p) {
+    const auto& path = paths[p];
     Json results;
     try {
       results = Json::parse(read_file(path));
@@ -83,8 +111,7 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
         for (const char* part : {"key", "title", "format"}) column.at(part).get<std::string>();
         if (!known) columns.push_back(column);
       }
-      for (const auto& row : results.at("rows"))
-        lines.emplace_back(results.at("name").get<std::string>(), row);
+      for (const auto& row : results.at("rows")) lines.emplace_back(labels[p], row);
       const auto add = [&](const std::string& text) {
         if (std::find(below.begin(), below.end(), text) == below.end()) below.push_back(text);
       };
@@ -105,7 +132,7 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
   for (const auto& [name, row] : lines) {
     std::vector<std::string> cells;
     if (paths.size() > 1) cells.push_back(name);
-    for (const auto& column : columns) cells.push_back(cell(row, column));
+    for (const auto& column : columns) cells.push_back(cell(row, column, format == "csv"));
     rows.push_back(std::move(cells));
   }
 

@@ -101,7 +101,8 @@ void masked_sgd_(const TensorList& weights, const TensorList& grads, const Tenso
                                     static_cast<float>(args.weight_decay),
                                     args.maximize ? -1.0f : 1.0f,
                                     args.nesterov,
-                                    args.first_step};
+                                    args.first_step,
+                                    args.off_mask_is_zero};
   if (!plan.cpu.empty()) {
     plan.cpu.cut(kCpuChunk, size_of<kernels::SgdEntry>);
     GLYPTIC_SELECT(masked_sgd)(plan.cpu.entries.data(), plan.cpu.map(), scalars, plan.cpu.threads());
@@ -196,6 +197,7 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
   scalars.shrink = static_cast<float>(1.0 - args.lr * args.weight_decay);
   scalars.sign = args.maximize ? -1.0f : 1.0f;
   scalars.decoupled = args.decoupled;
+  scalars.off_mask_is_zero = args.off_mask_is_zero;
   std::shared_ptr<const std::vector<kernels::AdamCorrection>> corrections;
   if (weight_steps.empty()) {
     scalars.correction = kernels::adam_correction(args.beta1, args.beta2, static_cast<double>(args.step));
@@ -390,7 +392,7 @@ TensorList topk_masks(const TensorList& a, const TensorList& b, const TensorList
   for (std::size_t i = 0; i < k.size(); ++i)
     require(k[i] >= 0, op, ": k[", i, "] is ", k[i], ", expected 0 or more");
   if (a.empty()) {
-    require(!global || k[0] == 0, op, ": k is ", k[0], ", but there are no tensors to choose from");
+    if (global) require(k[0] == 0, op, ": k is ", k[0], ", but there are no tensors to choose from");
     return {};
   }
 

@@ -28,16 +28,18 @@ TensorList list(at::TensorList tensors) {
 
 void sgd(at::TensorList weights, at::TensorList grads, at::TensorList momenta, at::TensorList masks,
          double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize,
-         bool first_step) {
+         bool first_step, bool off_mask_is_zero) {
   masked_sgd_(list(weights), list(grads), list(momenta), list(masks),
-              {lr, momentum, dampening, weight_decay, nesterov, maximize, first_step});
+              {lr, momentum, dampening, weight_decay, nesterov, maximize, first_step, off_mask_is_zero});
 }
 
 void adamw(at::TensorList weights, at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
            at::TensorList masks, at::TensorList weight_steps, double lr, double beta1, double beta2,
-           double eps, double weight_decay, bool decoupled, bool maximize, int64_t step) {
+           double eps, double weight_decay, bool decoupled, bool maximize, int64_t step,
+           bool off_mask_is_zero) {
   masked_adamw_(list(weights), list(grads), list(exp_avgs), list(exp_avg_sqs), list(masks),
-                list(weight_steps), {lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step});
+                list(weight_steps),
+                {lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step, off_mask_is_zero});
 }
 
 void apply(at::TensorList tensors, at::TensorList masks) {
@@ -107,12 +109,13 @@ TORCH_LIBRARY(glyptic, m) {
   m.def(
       "masked_sgd_(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, *, float lr, "
       "float momentum=0.0, float dampening=0.0, float weight_decay=0.0, bool nesterov=False, "
-      "bool maximize=False, bool first_step=False) -> ()",
+      "bool maximize=False, bool first_step=False, bool off_mask_is_zero=False) -> ()",
       tags);
   m.def(
       "masked_adamw_(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
       "Tensor[] masks, Tensor(d!)[] weight_steps, *, float lr, float beta1=0.9, float beta2=0.999, "
-      "float eps=1e-08, float weight_decay=0.01, bool decoupled=True, bool maximize=False, int step=1) -> ()",
+      "float eps=1e-08, float weight_decay=0.01, bool decoupled=True, bool maximize=False, int step=1, "
+      "bool off_mask_is_zero=False) -> ()",
       tags);
   m.def("mask_apply_(Tensor(a!)[] tensors, Tensor[] masks) -> ()", tags);
   m.def(

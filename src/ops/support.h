@@ -54,18 +54,21 @@ struct Table {
   std::vector<Entry> entries;
   std::vector<int64_t> first;
   int64_t chunk = 0;
+  int64_t elements = 0;
 
   bool empty() const { return entries.empty(); }
   int64_t chunks() const { return first.back(); }
   template <class Size>
-  void cut(int64_t elements, Size size) {
-    chunk = elements;
+  void cut(int64_t elements_per_chunk, Size size) {
+    chunk = elements_per_chunk;
+    elements = 0;
+    for (const auto& entry : entries) elements += size(entry);
     first.resize(entries.size() + 1);
     kernels::number_chunks(
         static_cast<int64_t>(entries.size()), chunk,
         [&](int64_t i) { return size(entries[static_cast<std::size_t>(i)]); }, first.data());
   }
-  int threads() const { return thread_count(chunks() * chunk); }
+  int threads() const { return thread_count(elements); }
   kernels::ChunkMap map() const { return {first.data(), static_cast<int64_t>(entries.size()), chunk}; }
 };
 

@@ -28,7 +28,10 @@ void OptimizerOptions::declare(Options& o) {
 }
 
 Optimizer::Optimizer(NamedTensors parameters, OptimizerOptions options)
-    : parameters_(std::move(parameters)), options_(std::move(options)), lr_(options_.lr) {
+    : parameters_(std::move(parameters)),
+      options_(std::move(options)),
+      zeros_(parameters_.size()),
+      lr_(options_.lr) {
   check_names(parameters_, "optimizer");
   require(!options_.nesterov || (options_.momentum > 0 && options_.dampening == 0),
           "optimizer.nesterov needs a momentum above 0 and no dampening");
@@ -72,6 +75,18 @@ void Optimizer::clip(const std::vector<at::Tensor>& masks) {
     if (p.tensor.grad().defined()) p.tensor.mutable_grad().mul_(options_.max_grad_norm / norm);
 }
 
+Optimizer::Zeros Optimizer::look(std::size_t index, const at::Tensor& mask) const {
+  Zeros seen;
+  const auto add = [&](const at::Tensor& tensor) {
+    const bool counted = !tensor.is_inference() && tensor.has_storage();
+    if (counted) seen.push_back({tensor.storage(), tensor.const_data_ptr(), tensor._version()});
+    return counted;
+  };
+  bool all = add(parameters_[index].tensor) && add(mask);
+  for (const auto& slot : slots_) all = all && add(slot.tensors[index]);
+  return all ? seen : Zeros{};
+}
+
 void Optimizer::step(const std::vector<at::Tensor>& masks) {
   const at::NoGradGuard no_grad;
   require(masks.empty() || masks.size() == parameters_.size(), "optimizer step: ", masks.size(),
@@ -83,6 +98,8 @@ void Optimizer::step(const std::vector<at::Tensor>& masks) {
     for (const bool decayed : {false, true}) {
       ops::TensorList weights, grads, keep;
       std::vector<ops::TensorList> state(slots_.size());
+      std::vector<std::size_t> indices;
+      bool zeros = masked;
       for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const auto& weight = parameters_[i].tensor;
         const bool has_mask = i < masks.size() && masks[i].defined();
@@ -91,7 +108,11 @@ void Optimizer::step(const std::vector<at::Tensor>& masks) {
           continue;
         weights.push_back(weight);
         grads.push_back(weight.grad());
-        if (masked) keep.push_back(masks[i]);
+        if (masked) {
+          keep.push_back(masks[i]);
+          indices.push_back(i);
+          zeros = zeros && !zeros_[i].empty() && zeros_[i] == look(i, masks[i]);
+        }
         for (std::size_t s = 0; s < slots_.size(); ++s) state[s].push_back(slots_[s].tensors[i]);
       }
       if (weights.empty()) continue;
@@ -103,7 +124,8 @@ void Optimizer::step(const std::vector<at::Tensor>& masks) {
                           .dampening = options_.dampening,
                           .weight_decay = decay,
                           .nesterov = options_.nesterov,
-                          .first_step = steps_ == 1});
+                          .first_step = steps_ == 1,
+                          .off_mask_is_zero = zeros});
       } else {
         ops::masked_adamw_(weights, grads, state[0], state[1], keep,
                            options_.per_weight_step ? state[2] : ops::TensorList{},
@@ -113,8 +135,10 @@ void Optimizer::step(const std::vector<at::Tensor>& masks) {
                             .eps = options_.eps,
                             .weight_decay = decay,
                             .decoupled = options_.name == "adamw",
-                            .step = steps_});
+                            .step = steps_,
+                            .off_mask_is_zero = zeros});
       }
+      for (const auto i : indices) zeros_[i] = look(i, masks[i]);
     }
   }
 }

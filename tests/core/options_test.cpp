@@ -132,7 +132,7 @@ TEST_F(OptionsTest, AFailedValueChangesNothing) {
 }
 
 TEST_F(OptionsTest, UnknownNamesNameTheNearest) {
-  EXPECT_EQ(error_of("inner.rat", 0.5), "here: unknown option 'inner.rat'; did you mean 'rate'?");
+  EXPECT_EQ(error_of("inner.rat", 0.5), "here: unknown option 'inner.rat'; did you mean 'inner.rate'?");
   EXPECT_EQ(error_of("inner.kind", std::string("quik")),
             "here: inner.kind is 'quik', expected one of plain, quick, slow; did you mean 'quick'?");
   EXPECT_EQ(error_of("inner.zzzzzzzz", 1.0),
@@ -140,6 +140,8 @@ TEST_F(OptionsTest, UnknownNamesNameTheNearest) {
   EXPECT_EQ(error_of("inner", 1.0),
             "here: 'inner' is a group of options, not a value; its options are kind, rate, fast, every");
   EXPECT_NE(error_of("iner.rate", 0.5).find("did you mean 'inner.rate'?"), std::string::npos);
+  EXPECT_EQ(error_of("rate", 0.5), "here: unknown option 'rate'; did you mean 'inner.rate'?");
+  EXPECT_EQ(error_of("rte", 0.5), "here: unknown option 'rte'; did you mean 'inner.rate'?");
   EXPECT_NE(error_of("count.low", 0.5).find("unknown option 'count.low'"), std::string::npos);
 }
 

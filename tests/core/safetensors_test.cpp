@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "../support.h"
 #include "glyptic/core/error.h"
 
 namespace glyptic {
@@ -17,47 +18,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class SafeTensorsTest : public ::testing::Test {
+class SafeTensorsTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "glyptic-safetensors-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  std::string path(const std::string& name = "x.safetensors") const { return (folder_ / name).string(); }
+  std::string path(const std::string& name = "x.safetensors") const { return FolderTest::path(name); }
   std::string write(const std::string& bytes, const std::string& name = "x.safetensors") const {
-    std::ofstream(path(name), std::ios::binary | std::ios::trunc) << bytes;
-    return path(name);
+    return FolderTest::write(name, bytes);
   }
   std::size_t files_in_folder() const {
     return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
   }
-
-  fs::path folder_;
 };
 
 // A file out of a header and data.
 std::string compose(const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
   return std::string(reinterpret_cast<const char*>(&length), 8) + header + data;
-}
-
-template <class E>
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const E& error) {
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-
-void expect_contains(const std::string& text, const std::string& part) {
-  EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
 }
 
 at::Tensor raw(const at::Tensor& tensor) {
@@ -325,11 +300,10 @@ TEST_F(SafeTensorsTest, TruncationsAndFlippedBitsNeverCrash) {
 TEST_F(SafeTensorsTest, MissingFilesAndFoldersAreNamed) {
   expect_contains(message_of<MissingFileError>([&] { SafeTensors{path("none")}; }),
                   "No such file or directory");
-  expect_contains(message_of<DataError>([&] { SafeTensors{folder_.string()}; }), "is a folder");
+  expect_contains(message_of<DataError>([&] { SafeTensors{folder_}; }), "is a folder");
   expect_contains(message_of<MissingFileError>([&] { save_safetensors(path("no/folder/x"), {}); }),
                   "create its folder");
-  expect_contains(message_of<MissingFileError>([&] { write_file_atomically(folder_.string(), "x"); }),
-                  "name a file");
+  expect_contains(message_of<MissingFileError>([&] { write_file_atomically(folder_, "x"); }), "name a file");
   write("file", "f");
   expect_contains(message_of<MissingFileError>([&] { write_file_atomically(path("f/x"), "x"); }),
                   "Not a directory");

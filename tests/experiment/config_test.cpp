@@ -13,10 +13,10 @@ class ConfigTest : public FolderTest {
   ConfigTest() { config.declare(options); }
   void apply(const std::string& text) { ConfigFile::parse(text, "c.yaml").apply(options); }
   std::string error(const std::string& text) {
-    return error_of<ConfigError>([&] { apply(text); });
+    return message_of<ConfigError>([&] { apply(text); });
   }
   std::string set_error(const std::string& assignment) {
-    return error_of<ConfigError>([&] { apply_set(options, assignment); });
+    return message_of<ConfigError>([&] { apply_set(options, assignment); });
   }
   ClassificationConfig config;
   Options options;
@@ -60,7 +60,7 @@ TEST_F(ConfigTest, EmptyFilesAreAllDefaults) {
 
 TEST_F(ConfigTest, ErrorsNameThePlace) {
   EXPECT_EQ(error("seed: 1\nsparsity:\n  densty: 0.5\n"),
-            "c.yaml:3:3: unknown option 'sparsity.densty'; did you mean 'density'?");
+            "c.yaml:3:3: unknown option 'sparsity.densty'; did you mean 'sparsity.density'?");
   EXPECT_EQ(error("sparsity:\n  density: 0\n"),
             "c.yaml:2:12: sparsity.density is 0, expected float in (0, 1]");
   EXPECT_EQ(error("train:\n  epochs: two\n"), "c.yaml:2:11: train.epochs is two (string), expected int >= 1");
@@ -107,7 +107,7 @@ TEST_F(ConfigTest, RefusesWhatIsNotOneMapping) {
 TEST_F(ConfigTest, FilesAreBoundedAndNamed) {
   EXPECT_THROW(ConfigFile::read(path("none.yaml")), MissingFileError);
   const auto big = write("big.yaml", "# " + std::string(1 << 20, 'x') + "\n");
-  expect_contains(error_of<DataError>([&] { ConfigFile::read(big); }), "more than the 1048576");
+  expect_contains(message_of<DataError>([&] { ConfigFile::read(big); }), "more than the 1048576");
   const auto full = write("full.yaml", "name: a\n#" + std::string((1 << 20) - 9, 'x'));
   ConfigFile::read(full).apply(options);
   EXPECT_EQ(config.name, "a");
@@ -129,21 +129,21 @@ TEST_F(ConfigTest, IncludesComeFirstAndTheFileItselfWins) {
 TEST_F(ConfigTest, IncludeErrorsNameTheFileThatIncludes) {
   write("a.yaml", "include: b.yaml\n");
   write("b.yaml", "seed: 1\ninclude: a.yaml\n");
-  EXPECT_EQ(error_of<ConfigError>([&] { ConfigFile::read(path("a.yaml")); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { ConfigFile::read(path("a.yaml")); }),
             path("b.yaml") + ":2:10: 'a.yaml' includes itself");
   write("self.yaml", "include: ./self.yaml\n");
-  expect_contains(error_of<ConfigError>([&] { ConfigFile::read(path("self.yaml")); }), "includes itself");
+  expect_contains(message_of<ConfigError>([&] { ConfigFile::read(path("self.yaml")); }), "includes itself");
   write("lost.yaml", "include: none.yaml\n");
-  EXPECT_EQ(error_of<ConfigError>([&] { ConfigFile::read(path("lost.yaml")); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { ConfigFile::read(path("lost.yaml")); }),
             path("lost.yaml") + ":1:10: cannot read the included file '" + path("none.yaml") +
                 "'; its name counts from the folder of the file that includes it");
   write("map.yaml", "include: {a: 1}\n");
-  expect_contains(error_of<ConfigError>([&] { ConfigFile::read(path("map.yaml")); }),
+  expect_contains(message_of<ConfigError>([&] { ConfigFile::read(path("map.yaml")); }),
                   "include is a file name");
   // An error inside an included file has that file's place.
   write("bad.yaml", "sead: 1\n");
   const auto outer = write("outer.yaml", "include: bad.yaml\n");
-  EXPECT_EQ(error_of<ConfigError>([&] { ConfigFile::read(outer).apply(options); }).substr(0, 60),
+  EXPECT_EQ(message_of<ConfigError>([&] { ConfigFile::read(outer).apply(options); }).substr(0, 60),
             (path("bad.yaml") + ":1:1: unknown option 'sead'; did you mean 'seed'?").substr(0, 60));
   // The same file twice, but not inside itself, is fine.
   write("twice.yaml", "include: [c.yaml, c.yaml]\n");
@@ -194,7 +194,7 @@ TEST_F(ConfigTest, SetTakesAllForms) {
   EXPECT_EQ(set_error("train.epochs"), "--set train.epochs: expected name=value, for example train.epochs=2");
   EXPECT_EQ(set_error("=2"), "--set =2: expected name=value, for example train.epochs=2");
   EXPECT_EQ(set_error("train.epoch=2"),
-            "--set train.epoch=2: unknown option 'train.epoch'; did you mean 'epochs'?");
+            "--set train.epoch=2: unknown option 'train.epoch'; did you mean 'train.epochs'?");
   EXPECT_EQ(set_error("train.epochs=0"), "--set train.epochs=0: train.epochs is 0, expected int >= 1");
   EXPECT_EQ(set_error("train.epochs="), "--set train.epochs=: train.epochs has no value, expected int >= 1");
   expect_contains(set_error("model.widths=[1"), "--set model.widths=[1: the value is not valid YAML");
@@ -257,7 +257,7 @@ TEST(Configs, EveryShippedOneIsValid) {
 }
 
 TEST(Load, ChoosesTheExperimentByName) {
-  EXPECT_EQ(error_of<ConfigError>([] { make_experiment("clasification"); }),
+  EXPECT_EQ(message_of<ConfigError>([] { make_experiment("clasification"); }),
             "unknown experiment 'clasification'; did you mean 'classification'?; known: classification");
   EXPECT_NE(make_experiment("classification"), nullptr);
 }

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "glyptic/experiment/classification.h"
+#include "glyptic/sparsity/sparsifier.h"
 #include "support.h"
 
 namespace glyptic::experiment {
@@ -210,9 +211,9 @@ TEST_F(RunTest, LinesAfterTheCheckpointAreWrittenAgain) {
 TEST_F(RunTest, RefusesMetricsThatWereCutShort) {
   for (int i = 0; i < 4; ++i) EXPECT_THROW(go("a", kRigl, SIGINT), Interrupted);
   std::filesystem::resize_file(path("a") + "/metrics.jsonl", 3);
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "metrics.jsonl' is shorter than the");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "metrics.jsonl' is shorter than the");
   std::filesystem::remove(path("a") + "/metrics.jsonl");
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "metrics.jsonl' is missing");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "metrics.jsonl' is missing");
 }
 
 TEST_F(RunTest, AnInterruptedFinishRepeatsOnlyTheFinish) {
@@ -220,7 +221,7 @@ TEST_F(RunTest, AnInterruptedFinishRepeatsOnlyTheFinish) {
   std::filesystem::copy(path("a"), path("b"), std::filesystem::copy_options::recursive);
   std::filesystem::remove(path("b") + "/results.json");
   std::filesystem::remove_all(path("b") + "/extracted");
-  EXPECT_EQ(error_of<Interrupted>([&] { go("b", kChase, SIGINT); }),
+  EXPECT_EQ(message_of<Interrupted>([&] { go("b", kChase, SIGINT); }),
             "stopped after training; continue with: glyptic resume " + path("b"));
   go("b", kChase);
   expect_same_run("a", "b");
@@ -346,7 +347,7 @@ TEST_F(RunTest, TheBestIsSoughtOnlyAmongNetworksOfTheFinalSize) {
 TEST_F(RunTest, ADivergedRunKeepsItsLastGoodCheckpoint) {
   for (int i = 0; i < 3; ++i) EXPECT_THROW(go("a", kRigl, SIGINT), Interrupted);
   const auto before = slurp(path("a") + "/checkpoints/last.safetensors");
-  const auto message = error_of<DivergenceError>([&] {
+  const auto message = message_of<DivergenceError>([&] {
     go("a", with(kRigl, {"optimizer.lr=1e38", "optimizer.eps=1e-8", "train.checkpoint_every=0"}));
   });
   expect_contains(message, "of 'rigl'");
@@ -361,7 +362,7 @@ TEST_F(RunTest, ADivergedRunKeepsItsLastGoodCheckpoint) {
 TEST_F(RunTest, WeightsThatAreNotFiniteAreNeverSaved) {
   // One step, finite loss, infinite weights: nothing but the weights themselves tells.
   const Sets sets{"train.max_steps=1", "optimizer.lr=1e300", "lr.warmup_epochs=0", "name=inf"};
-  const auto message = error_of<DivergenceError>([&] { go("a", sets); });
+  const auto message = message_of<DivergenceError>([&] { go("a", sets); });
   expect_contains(message, "holds NaN or Inf after step 1 of 'dense'");
   EXPECT_FALSE(std::filesystem::exists(path("a") + "/checkpoints/last.safetensors"));
 }
@@ -371,20 +372,20 @@ TEST_F(RunTest, ADamagedCheckpointIsNamed) {
   const auto file = path("a") + "/checkpoints/last.safetensors";
   const auto whole = slurp(file);
   std::filesystem::resize_file(file, whole.size() - 5);
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "last.safetensors', byte");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "last.safetensors', byte");
   write("a/checkpoints/last.safetensors", "nonsense that is not a header");
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "last.safetensors', byte");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "last.safetensors', byte");
   save_safetensors(file, {{"x", at::ones({1})}});
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "not one of a run");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "not one of a run");
 }
 
 TEST_F(RunTest, ACheckpointOfAnotherNetworkNamesTheTensor) {
   EXPECT_THROW(go("a", kRigl, SIGINT), Interrupted);
-  const auto message = error_of<DataError>([&] { go("a", with(kRigl, {"model.widths=[12, 9]"})); });
+  const auto message = message_of<DataError>([&] { go("a", with(kRigl, {"model.widths=[12, 9]"})); });
   expect_contains(message, "checkpoints/last.safetensors' does not fit config.yaml");
   expect_contains(message, "fc2.weight");
   expect_contains(message, "[8, 12]");
-  expect_contains(error_of<DataError>([&] { go("a", with(kRigl, {"sparsity.method=set"})); }),
+  expect_contains(message_of<DataError>([&] { go("a", with(kRigl, {"sparsity.method=set"})); }),
                   "of phase 'rigl', which this config does not have");
   // Bytes that are not what they claim: a progress of another kind, and a bad count of metrics.
   const auto file = path("a") + "/checkpoints/last.safetensors";
@@ -394,11 +395,11 @@ TEST_F(RunTest, ACheckpointOfAnotherNetworkNamesTheTensor) {
   metadata["metrics_bytes"] = "12x";
   save_safetensors(path("copy"), tensors, metadata);
   std::filesystem::copy_file(path("copy"), file, std::filesystem::copy_options::overwrite_existing);
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "metrics_bytes is '12x'");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "metrics_bytes is '12x'");
   tensors.back().tensor = at::zeros({3});
   save_safetensors(path("copy"), tensors, saved.metadata());
   std::filesystem::copy_file(path("copy"), file, std::filesystem::copy_options::overwrite_existing);
-  expect_contains(error_of<DataError>([&] { go("a", kRigl); }), "'progress' has the wrong shape");
+  expect_contains(message_of<DataError>([&] { go("a", kRigl); }), "'progress' has the wrong shape");
 }
 
 TEST_F(RunTest, FoldersAreTakenOnce) {
@@ -406,23 +407,23 @@ TEST_F(RunTest, FoldersAreTakenOnce) {
   first.lock();
   write("a/config.yaml", "name: a\n");
   auto second = RunFolder::open(path("a"));
-  expect_contains(error_of<ArgumentError>([&] { second.lock(); }), "another process is running in");
+  expect_contains(message_of<ArgumentError>([&] { second.lock(); }), "another process is running in");
   RunFolder::create(path("a"));  // nothing was computed yet, so nothing can be lost
   write("a/metrics.jsonl", "{}\n");
-  expect_contains(error_of<ArgumentError>([&] { RunFolder::create(path("a")); }),
+  expect_contains(message_of<ArgumentError>([&] { RunFolder::create(path("a")); }),
                   "already holds a run; continue it with: glyptic resume " + path("a"));
   { auto moved = std::move(first); }  // its end releases the lock
   second.lock();
-  expect_contains(error_of<MissingFileError>([&] { RunFolder::open(path("none")); }), "holds no run");
+  expect_contains(message_of<MissingFileError>([&] { RunFolder::open(path("none")); }), "holds no run");
   write("file", "x");
-  expect_contains(error_of<MissingFileError>([&] { RunFolder::create(path("file")); }),
+  expect_contains(message_of<MissingFileError>([&] { RunFolder::create(path("file")); }),
                   "cannot make the run folder");
   write("b/checkpoints/last.safetensors", "x");
-  expect_contains(error_of<ArgumentError>([&] { RunFolder::create(path("b")); }), "no config.yaml");
+  expect_contains(message_of<ArgumentError>([&] { RunFolder::create(path("b")); }), "no config.yaml");
 }
 
 TEST_F(RunTest, TooFewImagesForABatchAreNamed) {
-  expect_contains(error_of<ArgumentError>([&] { go("a", with(kRigl, {"train.batch_size=81"})); }),
+  expect_contains(message_of<ArgumentError>([&] { go("a", with(kRigl, {"train.batch_size=81"})); }),
                   "train.batch_size x train.accumulate is 162, more than the 160");
 }
 
@@ -511,8 +512,8 @@ TEST_F(TableTest, AlignsAndFormats) {
             "| masked  |   n/a |        12 |    12 |\n"
             "\n- D; M\n- beside: P\n- differs: size\n");
   EXPECT_EQ(results_table({file}, "csv"),
-            "network,acc,n,flops\ndense,12.35,\"1,234,567\",1 G\nmasked,n/a,12,12\n");
-  expect_contains(error_of<ArgumentError>([&] { results_table({file}, "html"); }),
+            "network,acc,n,flops\ndense,12.345,1234567,999700000.0\nmasked,,12,12.0\n");
+  expect_contains(message_of<ArgumentError>([&] { results_table({file}, "html"); }),
                   "expected markdown or csv");
 }
 
@@ -522,15 +523,26 @@ TEST_F(TableTest, RunsThatMeasuredDifferentThingsShareOneTable) {
   const auto b = results("b", {column("network", "text"), column("speed_2", "grouped")},
                          {{{"network", "dense"}, {"speed_2", 2000}}});
   EXPECT_EQ(results_table({a, b}, "csv"),
-            "run,network,speed_1,speed_2\na,dense,\"1,000\",n/a\nb,dense,n/a,\"2,000\"\n");
+            "run,network,speed_1,speed_2\na.json,dense,1000,\nb.json,dense,,2000\n");
+}
+
+TEST_F(TableTest, RunsOfOneNameAreToldApartByTheirFolders) {
+  const auto columns = Json::array({column("network", "text")});
+  const auto rows = Json::array({Json{{"network", "dense"}}});
+  std::vector<std::string> files;
+  for (const char* folder : {"old/run", "new/run", "new/run2"})
+    files.push_back(write(std::string(folder) + "/results.json", slurp(results("same", columns, rows))));
+  EXPECT_EQ(results_table(files, "csv"), "run,network\nold/run,dense\nnew/run,dense\nnew/run2,dense\n");
+  EXPECT_EQ(results_table({files[1], files[2]}, "csv"), "run,network\nrun,dense\nrun2,dense\n");
+  EXPECT_EQ(results_table({files[1], files[1]}, "csv"), "run,network\nrun,dense\nrun,dense\n");
 }
 
 TEST_F(TableTest, NamesFilesThatAreNotResults) {
-  expect_contains(error_of<DataError>([&] { results_table({write("x.json", "{")}); }), "x.json' is not");
-  expect_contains(error_of<DataError>([&] { results_table({write("y.json", "{\"format\": 1}")}); }),
+  expect_contains(message_of<DataError>([&] { results_table({write("x.json", "{")}); }), "x.json' is not");
+  expect_contains(message_of<DataError>([&] { results_table({write("y.json", "{\"format\": 1}")}); }),
                   "not a results file of this version");
   const auto torn = results("z", {{{"key", "k"}}}, Json::array());
-  expect_contains(error_of<DataError>([&] { results_table({torn}); }), "z.json' is not a results file");
+  expect_contains(message_of<DataError>([&] { results_table({torn}); }), "z.json' is not a results file");
 }
 
 // --- describe
@@ -544,7 +556,17 @@ TEST(Describe, KnowsEverythingThatIsListed) {
   for (const auto& name : listed) EXPECT_NE(describe(name).find(name), std::string::npos) << name;
   expect_contains(describe("sparsity.density"), "in (0, 1]");
   expect_contains(describe("sparsity"), "sparsity.density");
-  expect_contains(error_of<ArgumentError>([] { describe("chasee"); }), "did you mean 'chase'");
+  expect_contains(message_of<ArgumentError>([] { describe("chasee"); }), "did you mean 'chase'");
+  expect_contains(message_of<ArgumentError>([] { describe("density"); }), "did you mean 'sparsity.density'?");
+  expect_contains(message_of<ArgumentError>([] { describe("densty"); }), "'sparsity.density'");
+  const auto chase = describe("chase");
+  for (const auto& [leaf, value] : sparsity::method_info("chase").presets)
+    expect_contains(chase, "sparsity." + leaf + ": " + to_text(value) + "\n");
+  expect_contains(chase, "    sparsity.channel_sparsity\n        chase: share of the grouped channels");
+  expect_contains(chase, "sparsity.hard_phase");
+  EXPECT_EQ(chase.find("sparsity.initial_sparsity"), std::string::npos);  // of gmp and granet
+  for (const char* method : {"gmp", "granet"}) expect_contains(describe(method), "sparsity.prune_begin\n");
+  EXPECT_EQ(describe("set").find("options of its own"), std::string::npos);
   const auto page = reference_markdown();
   for (const auto& name : listed) EXPECT_NE(page.find("`" + name), std::string::npos) << name;
 }

@@ -1,4 +1,4 @@
-// What the tests of experiments share: a folder that goes away, and runs out of a few lines of YAML.
+// What the tests of experiments share.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../support.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
@@ -21,43 +22,13 @@
 
 namespace glyptic::experiment {
 
-class FolderTest : public ::testing::Test {
+class FolderTest : public glyptic::FolderTest {
  protected:
   void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "glyptic-run-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
+    glyptic::FolderTest::SetUp();
     log::set_level(log::Level::error);
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::filesystem::create_directories(std::filesystem::path(path(name)).parent_path());
-    std::ofstream(path(name), std::ios::binary) << text;
-    return path(name);
-  }
-  std::string folder_;
 };
-
-/// The message of the E that `f` throws; a failure when it throws none or another.
-template <class E>
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another error: " << error.what();
-    return "";
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
-inline void expect_contains(const std::string& text, const std::string& part) {
-  EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
-}
 
 inline std::string slurp(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

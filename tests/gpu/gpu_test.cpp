@@ -89,6 +89,30 @@ TEST_F(Gpu, MaskedAdamWEqualsTheCpu) {
   }
 }
 
+TEST_F(Gpu, PromiseOfZerosOffMaskChangesNoBit) {
+  for (const double density : {0.02, 0.1, 0.6}) {
+    auto w = gpu_weights();
+    const auto g = values_like(w), masks = masks_like(w, density);
+    auto v = values_like(w), m = values_like(w), s = values_like(w);
+    TensorList steps;
+    for (auto& t : s) t.copy_(t.square());
+    for (const auto& t : w) steps.push_back(at::randint_like(t, 0, 30).to(at::kInt));
+    for (const auto* list : {&w, &v, &m, &s, &steps}) mask_apply_(*list, masks);
+    auto gw = on_gpu(w), gv = on_gpu(v), gm = on_gpu(m), gs = on_gpu(s), gsteps = on_gpu(steps);
+    SgdArgs sgd;
+    sgd.momentum = 0.9, sgd.weight_decay = 1e-3;
+    AdamArgs adam;
+    masked_sgd_(w, g, v, masks, sgd);
+    masked_adamw_(w, g, m, s, masks, steps, adam);
+    sgd.off_mask_is_zero = adam.off_mask_is_zero = true;
+    masked_sgd_(gw, on_gpu(g), gv, on_gpu(masks), sgd);
+    masked_adamw_(gw, on_gpu(g), gm, gs, on_gpu(masks), gsteps, adam);
+    ASSERT_TRUE(same_bits(on_cpu(gw), w) && same_bits(on_cpu(gv), v) && same_bits(on_cpu(gm), m) &&
+                same_bits(on_cpu(gs), s) && same_bits(on_cpu(gsteps), steps))
+        << density;
+  }
+}
+
 TEST_F(Gpu, MasksEqualTheComposite) {
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16, at::kByte}) {
     auto w = on_gpu(gpu_weights(type));

@@ -175,6 +175,39 @@ TEST(MaskedAdamW, BetasBeyondTheTableTakeTheComposite) {
   EXPECT_NEAR(w[0].item<double>(), 0.5, 1e-2);
 }
 
+// Of every layout and type, also those that the composite serves and that need not use the promise.
+TEST(Optimizers, PromiseOfZerosOffMaskChangesNoBit) {
+  torch::manual_seed(8);
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16})
+    for (const double density : {0.02, 0.1, 0.6})
+      for (const bool counted : {false, true}) {
+        auto w = some_weights(type);
+        w.push_back(values({257, 300}, type));           // several chunks
+        w.push_back(values({70001}, type).slice(0, 1));  // not aligned to a cache line
+        const auto g = values_like(w), masks = masks_like(w, density);
+        auto v = values_like(w), m = values_like(w), s = values_like(w);
+        for (auto& t : s) t.copy_(t.square());
+        TensorList steps;
+        if (counted)
+          for (const auto& t : w) steps.push_back(at::randint_like(t, 0, 30).to(at::kInt));
+        for (const auto* list : {&w, &v, &m, &s, &steps})
+          if (!list->empty()) mask_apply_(*list, masks);
+        auto ew = clones(w), ev = clones(v), em = clones(m), es = clones(s), esteps = clones(steps);
+        for (const bool promised : {false, true}) {
+          SgdArgs sgd;
+          sgd.momentum = 0.9, sgd.weight_decay = 1e-3, sgd.off_mask_is_zero = promised;
+          AdamArgs adam;
+          adam.off_mask_is_zero = promised;
+          masked_sgd_(promised ? w : ew, g, promised ? v : ev, masks, sgd);
+          masked_adamw_(promised ? w : ew, g, promised ? m : em, promised ? s : es, masks,
+                        promised ? steps : esteps, adam);
+        }
+        ASSERT_TRUE(same_bits(w, ew) && same_bits(v, ev) && same_bits(m, em) && same_bits(s, es) &&
+                    same_bits(steps, esteps))
+            << type << " density " << density;
+      }
+}
+
 TEST(Optimizers, ServeEveryFloatingType) {
   torch::manual_seed(6);
   for (const auto type : {at::kDouble, at::kBFloat16, at::kHalf}) {

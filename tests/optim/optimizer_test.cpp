@@ -172,6 +172,87 @@ TEST(Optimizer, AMaskedStepEqualsTorchOnTheMaskedGradientAndLeavesZeros) {
   }
 }
 
+/// Zero where the mask is false: the weight and all state.
+bool zero_off_mask(const Optimizer& optimizer, std::size_t index, const at::Tensor& mask) {
+  auto tensors = optimizer.state_of(index);
+  tensors.push_back(optimizer.parameters()[index].tensor.detach());
+  return std::all_of(tensors.begin(), tensors.end(), [&](const at::Tensor& t) {
+    return t.masked_select(mask.logical_not()).eq(0).all().item<bool>();
+  });
+}
+
+// From the second step under a mask on the optimizer promises zeros off-mask to the operator, which then
+// passes over memory without active weights. Whatever anyone does to a tensor in between must end that: each
+// of these leaves something where the mask is false (the lines of 16 there are empty), or moves the mask.
+TEST(Optimizer, WritesBetweenMaskedStepsAreMaskedAway) {
+  for (const std::string name : {"sgd", "adamw"}) {
+    OptimizerOptions options;
+    options.name = name;
+    options.momentum = 0.9;
+    options.per_weight_step = name == "adamw";
+    auto weight = torch::ones({64, 32}).requires_grad_();
+    Optimizer optimizer({{"w", weight}}, options);
+    auto mask = at::zeros({64, 32}, at::kBool);
+    mask.slice(0, 0, 8).fill_(true);
+    const auto step = [&](const at::Tensor& by) {
+      weight.mutable_grad() = torch::ones({64, 32});
+      optimizer.step(by.defined() ? std::vector<at::Tensor>{by} : std::vector<at::Tensor>{});
+    };
+    const at::NoGradGuard no_grad;
+    step({});  // dense momentum
+    step(mask);
+    ASSERT_TRUE(zero_off_mask(optimizer, 0, mask)) << name << ": after the first masked step";
+    step(mask);
+    ASSERT_TRUE(zero_off_mask(optimizer, 0, mask)) << name << ": after the second";
+    const std::vector<std::pair<const char*, std::function<void()>>> disturbances{
+        {"a weight in place", [&] { weight.fill_(1); }},
+        {"a row of the weight", [&] { weight.select(0, 50).fill_(1); }},
+        {"the weight's memory",
+         [&] {
+           weight.set_data(torch::ones({64, 32}));
+         }},
+        {"state", [&] { optimizer.state_of(0)[0].fill_(1); }},
+        {"the last state", [&] { optimizer.state_of(0).back().fill_(1); }},
+        {"a step without masks", [&] { step({}); }},
+        {"a mask in place", [&] { mask.copy_(mask.roll(8, 0)); }},
+        {"a mask in other memory", [&] { mask = mask.roll(8, 0); }},
+        {"loaded state",
+         [&] {
+           NamedTensors state;
+           for (const auto& t : optimizer.state())
+             state.push_back({t.name, t.name == "optimizer.steps" ? t.tensor : at::ones_like(t.tensor)});
+           optimizer.load_state(state);
+         }},
+    };
+    for (const auto& [what, disturb] : disturbances) {
+      disturb();
+      step(mask);
+      ASSERT_TRUE(zero_off_mask(optimizer, 0, mask)) << name << ": after a change of " << what;
+      step(mask);
+      ASSERT_TRUE(zero_off_mask(optimizer, 0, mask)) << name << ": a step after a change of " << what;
+    }
+    // Masks made anew for each step, as one long after another comes to lie at the same address.
+    for (int i = 0; i < 8; ++i) {
+      const auto fresh = mask.roll(8 * i, 0);
+      step(fresh);
+      ASSERT_TRUE(zero_off_mask(optimizer, 0, fresh)) << name << ": mask " << i;
+    }
+  }
+}
+
+// ... and that promise is made, not only kept: a write that no version counter sees stays.
+TEST(Optimizer, PassesOverMemoryWithoutActiveWeights) {
+  auto weight = torch::ones({64, 32}).requires_grad_();
+  Optimizer optimizer({{"w", weight}}, {});
+  auto mask = at::zeros({64, 32}, at::kBool);
+  mask.slice(0, 0, 8).fill_(true);
+  weight.mutable_grad() = torch::ones({64, 32});
+  optimizer.step({mask});
+  weight.data_ptr<float>()[50 * 32] = 1;
+  optimizer.step({mask});
+  EXPECT_EQ(weight.data_ptr<float>()[50 * 32], 1);
+}
+
 TEST(Optimizer, DecayCanLeaveOneDimensionalParametersAlone) {
   OptimizerOptions options;
   options.lr = 0.5;

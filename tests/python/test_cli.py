@@ -1,6 +1,7 @@
 """The command line as its users meet it: a process with arguments, two streams and an exit code."""
 
 import array
+import csv
 import gzip
 import json
 import math
@@ -175,7 +176,7 @@ def test_missing_config():
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("sparsity:\n  densty: 0.5\n", ["c.yaml:2:3:", "'sparsity.densty'", "did you mean 'density'"]),
+        ("sparsity:\n  densty: 0.5\n", ["c.yaml:2:3:", "'sparsity.densty'", "did you mean 'sparsity.density'"]),
         ("sparsity:\n  density: 0\n", ["c.yaml:2:12:", "sparsity.density is 0", "in (0, 1]"]),
         ("train:\n  epochs: 0\n", ["c.yaml:2:11:", "train.epochs is 0", ">= 1"]),
         ("train:\n  epochs: many\n", ["c.yaml:2:11:", "many (string)", "expected int"]),
@@ -202,7 +203,7 @@ def test_bad_configs(tmp_path, text, parts):
 def test_bad_sets(tiny, tmp_path):
     line = only_line(2, "run", tiny, "--out", tmp_path / "run", "--set", "sparsity.density=0")
     assert line == "glyptic: --set sparsity.density=0: sparsity.density is 0, expected float in (0, 1]"
-    assert "did you mean 'epochs'" in only_line(2, "validate", tiny, "--set", "train.epoch=1")
+    assert "did you mean 'train.epochs'" in only_line(2, "validate", tiny, "--set", "train.epoch=1")
     assert "expected name=value" in only_line(2, "validate", tiny, "--set", "train.epochs")
 
 
@@ -216,8 +217,20 @@ def test_missing_data(tiny, tmp_path):
                    "--set", "data.name=cifar10", "--set", "data.size=0", "--set", "data.classes=0",
                    "--set", "data.folder=/nowhere")  # fmt: skip
     assert "no data set 'cifar10' was found in '/nowhere'" in line and "get the binary version" in line
-    # Nothing was computed, so the same command with the mistake mended may use the same folder.
-    ok("run", tiny, "--out", tmp_path / "run", "--set", "train.max_steps=2")
+    assert not (tmp_path / "run").exists()
+    # A folder that was there stays, with what was in it.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    refused(3, "run", tiny, "--out", tmp_path / "mine", "--set", "data.name=mnist", "--set", "data.size=0",
+            "--set", "data.classes=0", "--set", "data.folder=/nowhere")  # fmt: skip
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    ok("run", tiny, "--out", tmp_path / "mine", "--set", "train.max_steps=2")
+
+
+def test_a_setting_that_only_the_data_refuse_leaves_no_folder(tiny, tmp_path):
+    line = refused(2, "run", tiny, "--out", tmp_path / "run", "--set", "train.batch_size=1000")
+    assert "more than the 160 training images" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -234,6 +247,7 @@ def test_truncated_data(tiny, tmp_path, compressed):
     line = refused(3, "run", tiny, "--out", tmp_path / "run", "--set", "data.name=mnist",
                    "--set", "data.size=0", "--set", "data.classes=0", "--set", f"data.folder={folder}")  # fmt: skip
     assert name in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_where_the_run_folder_should_be(tiny, tmp_path):
@@ -409,9 +423,21 @@ def test_list_and_describe_everything():
     for name in "classification", "chase", "vgg_small", "mnist", "sparsity", "sparsity.density":
         assert name in ok("describe", name).stdout
     assert "did you mean 'chase'" in only_line(2, "describe", "chasee")
+    assert "did you mean 'sparsity.density'?" in only_line(2, "describe", "density")
+    assert "sparsity.channel_sparsity" in ok("describe", "chase").stdout
     assert "name something" in only_line(2, "describe")
     page = ok("describe", "--markdown").stdout
     assert page.startswith("# Reference") and all(f"`{name}`" in page for name in names)
+
+
+def test_list_says_which_data_are_read(tmp_path):
+    shipped = shutil.copytree(ROOT / "data" / "mnist-6k", tmp_path / "mnist")
+    (tmp_path / "cifar10").mkdir()  # without the files, so nothing is read from there
+    result = subprocess.run([str(GLYPTIC), "list"], env={**ENVIRONMENT, "GLYPTIC_DATA": str(tmp_path)},
+                            capture_output=True, text=True, check=True, cwd=tmp_path)  # fmt: skip
+    line = next(line for line in result.stdout.splitlines() if line.startswith("  mnist"))
+    assert line.startswith(f"  mnist  (read from {shipped}; also in ")
+    assert str(tmp_path / "cifar10") not in result.stdout
 
 
 def configs():
@@ -444,8 +470,17 @@ def test_table(finished, tmp_path):
     titles = re.split(r" *\| *", one.splitlines()[0])
     assert titles[1:-1] == ["network", "accuracy %", "density", "live channels", "parameters", "FLOPs"]
     assert one.splitlines()[1].startswith("|--") and "| masked" in one
-    both = ok("table", finished, finished, "--format", "csv").stdout.splitlines()
-    assert both[0].startswith("run,network,accuracy %") and both[1].startswith("finished,")
+    # Runs of one name, told apart by what differs in their folders.
+    other = shutil.copytree(finished, tmp_path / "other")
+    both = ok("table", finished, other, "--format", "csv").stdout
+    rows = list(csv.DictReader(both.splitlines()))
+    assert both.startswith("run,network,accuracy %")
+    assert rows[0]["run"].endswith("/run") and rows[-1]["run"].endswith("other") and len(rows) % 2 == 0
+    stored = json.loads((finished / "results.json").read_text())["rows"]
+    for row, kept in zip(rows, stored):  # numbers to the last digit, without grouping or units
+        assert float(row["parameters"]) == kept["parameters"] and float(row["FLOPs"]) == kept["flops"]
+        assert float(row["accuracy %"]) == kept["accuracy"]
+        assert "," not in row["parameters"] and not re.search("[kMG]", row["FLOPs"])
     assert "expected markdown or csv" in only_line(2, "table", finished, "--format", "html")
 
 

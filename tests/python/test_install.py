@@ -52,7 +52,7 @@ def test_the_installed_tree(prefix):
 
 def test_the_installed_command(prefix, tmp_path):
     glyptic = prefix / "bin" / "glyptic"
-    found = re.search(r"^  mnist  \(found in ([^)]*)\)", run(glyptic, "list", cwd=tmp_path), re.MULTILINE)
+    found = re.search(r"^  mnist  \(read from ([^);]*)[);]", run(glyptic, "list", cwd=tmp_path), re.MULTILINE)
     assert found and pathlib.Path(found.group(1)).resolve() == (prefix / "share/glyptic/data/mnist-6k").resolve()
     config = prefix / "share/glyptic/configs/sparsity/chase_mnist_test.yaml"
     table = run(glyptic, "run", config, "--set", "train.max_steps=4", "--set", "throughput.enabled=false", cwd=tmp_path)

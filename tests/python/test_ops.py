@@ -15,6 +15,12 @@ def masks_like(list_of_tensors, density=0.5):
     return [torch.rand(t.shape) < density for t in list_of_tensors]
 
 
+def zero_off_mask(masks, weights, grads, *states):
+    """Arguments that keep the promise of off_mask_is_zero."""
+    clear = lambda list_of_tensors: [torch.where(mask, t, 0) for mask, t in zip(masks, list_of_tensors)]
+    return clear(weights), grads, *map(clear, states), masks
+
+
 def cases():
     shapes = (4, 3), (2, 3, 3, 3), (5,)
     w, g, v, m = (tensors(*shapes) for _ in range(4))
@@ -23,6 +29,8 @@ def cases():
     masks, new_masks = masks_like(w), masks_like(w)
     yield ops.masked_sgd_, (w, g, v, masks), {"lr": 0.1, "momentum": 0.9, "nesterov": True}
     yield ops.masked_sgd_, (w, g, [], []), {"lr": 0.1}
+    yield ops.masked_sgd_, zero_off_mask(masks, w, g, v), {"lr": 0.1, "momentum": 0.9, "off_mask_is_zero": True}
+    yield ops.masked_adamw_, (*zero_off_mask(masks, w, g, m, s), []), {"lr": 1e-3, "off_mask_is_zero": True}
     yield ops.masked_adamw_, (w, g, m, s, masks, []), {"lr": 1e-3, "step": 3}
     yield ops.masked_adamw_, (w, g, m, s, [], steps), {"lr": 1e-3, "decoupled": False}
     yield ops.mask_apply_, (w, masks), {}

@@ -12,11 +12,12 @@ namespace glyptic {
 /// Exit codes of the command line.
 enum ExitCode : int {
   kExitOk = 0,
-  kExitInternal = 1,      ///< a defect of ours
-  kExitUsage = 2,         ///< wrong argument or config
-  kExitData = 3,          ///< a file is missing, damaged or of the wrong kind
-  kExitDiverged = 4,      ///< training met NaN or Inf
-  kExitInterrupted = 130  ///< Ctrl-C, after a checkpoint
+  kExitInternal = 1,       ///< a defect of ours
+  kExitUsage = 2,          ///< wrong argument or config
+  kExitData = 3,           ///< a file is missing, damaged or of the wrong kind
+  kExitDiverged = 4,       ///< training met NaN or Inf
+  kExitInterrupted = 130,  ///< Ctrl-C, after a checkpoint
+  kExitTerminated = 143    ///< SIGTERM, after a checkpoint
 };
 
 class Error : public std::runtime_error {

@@ -37,7 +37,8 @@ at::Tensor aligned_copy(const at::Tensor& tensor);
 std::vector<std::string> nearest(const std::string& word, const std::vector<std::string>& candidates,
                                  std::size_t most = 3);
 
-/// "; did you mean 'density'?", or "" when nothing is near.
+/// "; did you mean 'density'?", or "" when there is no name, or none that is near.
+std::string did_you_mean(const std::vector<std::string>& names);
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates);
 
 }  // namespace glyptic

@@ -114,6 +114,9 @@ class Options {
   const std::vector<OptionGroup>& groups() const { return groups_; }
   /// Names directly below a group, for did-you-mean.
   std::vector<std::string> children(const std::string& group) const;
+  /// The full names of the options that `name` may stand for, best first: "sparsity.density" for
+  /// "sparsity.densty" and for "density".
+  std::vector<std::string> nearest_names(const std::string& name) const;
 
  private:
   template <class T>

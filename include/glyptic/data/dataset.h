@@ -95,9 +95,9 @@ at::Tensor decode_image(const std::string& path, int64_t max_pixels = 100'000'00
 std::shared_ptr<MemoryDataset> generate_shapes(int64_t count, int64_t side, int64_t channels, int64_t classes,
                                                uint64_t seed);
 
-/// The folders that may hold `name` ("mnist"), in order: $GLYPTIC_DATA/<name>, ../shared/data/<name> (from
-/// the working directory), then the small default set that ships with Glyptic ("mnist": data/mnist-6k). Only
-/// folders that exist.
+/// The folders that hold `name` ("mnist"); the first one is read. In order: $GLYPTIC_DATA/<name>,
+/// ../shared/data/<name> (from the working directory), then the small default set that ships with Glyptic
+/// ("mnist": data/mnist-6k).
 std::vector<std::string> data_folders(const std::string& name);
 
 /// One entry point by name for configs: mnist | cifar10 | cifar100 | image_folder | shapes.

@@ -47,7 +47,9 @@ struct Loaded {
 };
 Loaded load_experiment(const std::string& config_path, const std::vector<std::string>& sets);
 
-/// The rows of results.json as an aligned table (Markdown), with what differs from the paper below it.
+/// The rows of results.json as an aligned table (markdown), with what differs from the paper below it, or as
+/// csv: the same rows with numbers as they were stored and nothing for what is not known. The rows of several
+/// runs begin with the run's folder, without what all of them have in front.
 std::string results_table(const std::vector<std::string>& results_json_paths,
                           const std::string& format = "markdown");
 

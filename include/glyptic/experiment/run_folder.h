@@ -25,6 +25,9 @@ class RunFolder {
   static RunFolder open(const std::string& path);
   /// Before anything is written: ArgumentError when another process is writing it now.
   void lock();
+  /// Takes away what `create` and the start of a run wrote, unless the run has computed something (metrics, a
+  /// checkpoint); a folder that was there before stays. For a run that cannot begin.
+  void discard_unbegun();
 
   const std::string& path() const { return path_; }
   std::string file(const std::string& name) const;
@@ -44,6 +47,8 @@ class RunFolder {
  private:
   explicit RunFolder(std::string path);
   std::string path_;
+  bool made_ = false;     ///< this object made the folder
+  bool created_ = false;  ///< it comes from `create`
   int lock_ = -1;
   int metrics_ = -1;
 };

@@ -4,8 +4,11 @@
 // Every product and sum rounds by itself. Terms that a zero coefficient switches off are not computed, so a
 // velocity that is not used may be null and is not read on the first step.
 //
-// Bytes per weight: 21 (read w, g, v, mask; write w, v). Elementwise: any number of threads gives the same
-// bits. The arrays of one call must not overlap.
+// Bytes per weight: 21 (read w, g, v, mask; write w, v). With `off_mask_is_zero`, the caller's promise that w
+// and v are +0 already where the mask is false, lines of 16 weights without an active one are neither read
+// nor written: 1 + 20 (1 - (1 - density)^16) bytes, 17.3 at a random density of 0.1 and 6.5 at 0.02, and the
+// same result. Elementwise: any number of threads gives the same bits. The arrays of one call must not
+// overlap.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +29,7 @@ struct SgdScalars {
   float lr, momentum, gain, weight_decay;
   float sign;  ///< +1, or -1 to maximize
   bool nesterov, first_step;
+  bool off_mask_is_zero;
 };
 
 /// What is switched on, decided once per tensor and compiled in.

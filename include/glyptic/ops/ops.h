@@ -31,6 +31,11 @@ using TensorList = std::vector<at::Tensor>;
 struct SgdArgs {
   double lr = 0.1, momentum = 0, dampening = 0, weight_decay = 0;
   bool nesterov = false, maximize = false, first_step = false;
+  /// The caller promises that weights and state are +0 already where the mask is false, as every masked step
+  /// leaves them. Then the result is the same, and memory without an active weight is not touched: at a
+  /// density of 0.1 a fifth of all cache lines, at 0.02 three quarters. A broken promise goes unnoticed: such
+  /// a weight or momentum may keep its value.
+  bool off_mask_is_zero = false;
 };
 void masked_sgd_(const TensorList& weights, const TensorList& grads, const TensorList& momenta,
                  const TensorList& masks, const SgdArgs& args);
@@ -45,6 +50,7 @@ struct AdamArgs {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 1e-2;
   bool decoupled = true, maximize = false;
   int64_t step = 1;
+  bool off_mask_is_zero = false;  ///< the promise of SgdArgs, of weights, moments and weight_steps
 };
 void masked_adamw_(const TensorList& weights, const TensorList& grads, const TensorList& exp_avgs,
                    const TensorList& exp_avg_sqs, const TensorList& masks, const TensorList& weight_steps,

@@ -2,6 +2,8 @@
 // optimizer does; see glyptic.sparsity.)
 #pragma once
 
+#include <c10/core/Storage.h>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,7 +35,10 @@ class Optimizer {
 
   /// One step from the parameters' `.grad`, which stays intact (except for clipping, which scales it).
   /// `masks`, when given, has one entry per parameter, undefined where everything is kept; off-mask weights
-  /// and state end up zero.
+  /// and state end up zero. From the second step under a mask on, memory without an active weight is not
+  /// touched (ops::SgdArgs::off_mask_is_zero), as long as nobody but this class wrote to the weight, its
+  /// state or the mask in between. Version counters tell; a write past them, through `.data()`, needs
+  /// Sparsifier::apply_masks() after it.
   void step(const std::vector<at::Tensor>& masks = {});
   void zero_grad();
 
@@ -56,11 +61,22 @@ class Optimizer {
     std::string kind;                 ///< "momentum", "exp_avg", ...
     std::vector<at::Tensor> tensors;  ///< per parameter
   };
+  /// The memory of a tensor at a moment. Holds it, so that other memory cannot come to lie at its address.
+  struct Seen {
+    c10::Storage storage;
+    const void* data = nullptr;
+    int64_t version = 0;
+    bool operator==(const Seen& other) const { return data == other.data && version == other.version; }
+  };
+  /// Weight, mask and state of one parameter as a masked step left them; empty before there was one.
+  using Zeros = std::vector<Seen>;
   void clip(const std::vector<at::Tensor>& masks);
+  Zeros look(std::size_t index, const at::Tensor& mask) const;
 
   NamedTensors parameters_;
   OptimizerOptions options_;
   std::vector<Slot> slots_;
+  std::vector<Zeros> zeros_;  ///< per parameter: while `look` still sees this, everything off-mask is zero
   double lr_;
   int64_t steps_ = 0;
 };
