@@ -82,6 +82,7 @@ class Sparsifier:
         if not self.method:
             raise TypeError("use a subclass: Static, GMP, SET, RigL, GraNet or Chase")
         inner, prefix = unwrap_model(model)
+        check_tensors(inner.named_parameters())
         keywords: dict[str, Any] = {"density": density, "total_steps": total_steps, **options, "method": self.method}
         for key in ("exclude", "custom_density"):  # names may carry the wrapper's prefix
             value = keywords.get(key)
@@ -92,7 +93,6 @@ class Sparsifier:
         prunable = chosen_names(inner, prefix, params) if params is not None else prunable_names(inner)
         if params is None:
             notice_unmasked(inner, prunable)
-        check_tensors(inner.named_parameters())
         graph: str | None = None
         needs = {m["name"]: m["needs_groups"] for m in _C.sparsity_methods()}
         if needs[self.method] and options.get("channel_sparsity", 1) != 0:
