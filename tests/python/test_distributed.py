@@ -64,7 +64,7 @@ def test_unknown_group_is_named():
 # sparsifier on each rank. With `die`, rank 1 fails once; with `hang`, it stops answering. Started by itself, it is its own
 # torchrun (the same agent) for one run after the other, with workers that are forked, which spares them the import.
 SCRIPT = """
-import os, sys, time
+import os, sys, time, traceback
 from datetime import timedelta
 
 import glyptic, torch
@@ -130,6 +130,14 @@ def main(folder, *modes):
     dist.destroy_process_group()
 
 
+def loud(*arguments):
+    try:
+        main(*arguments)
+    except BaseException:
+        traceback.print_exc()  # as the interpreter does; a forked function's errors end elsewhere
+        raise
+
+
 if __name__ == "__main__" and "RANK" in os.environ:
     main(*sys.argv[1:])
     os._exit(0)  # Gloo's threads may still hold Python objects, and then abort an interpreter that is going away
@@ -147,7 +155,7 @@ elif __name__ == "__main__":
         )
         begin, code = time.perf_counter(), 0
         try:
-            elastic_launch(config, main)(folder, *modes)
+            elastic_launch(config, loud)(folder, *modes)
         except ChildFailedError as error:
             code = 1
             print(error, file=sys.stderr)
