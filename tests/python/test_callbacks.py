@@ -213,3 +213,31 @@ def test_hugging_face_accumulates(tmp_path):
     callback = glyptic.callbacks.HuggingFaceSparsifier(RigL, module="net", **OPTIONS)
     hugging_face_run(tmp_path, callback, steps=5, gradient_accumulation_steps=2)
     assert callback.sparsifier.stats()["step"] == 5
+
+
+@pytest.mark.skipif(not installed("accelerate"), reason="accelerate is not installed")
+def test_accelerate_by_hand():
+    """Its optimizer does nothing between accumulated batches, and neither do the masks."""
+    import accelerate
+
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = network()
+    model, opt = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    s = RigL(model, opt, total_steps=12, **OPTIONS).attach()
+    for t in range(24):
+        with accelerator.accumulate(model):
+            x, y = BATCHES[t % 6]
+            accelerator.backward(nn.functional.cross_entropy(model(x), y))
+            opt.step()
+            opt.zero_grad()
+    assert s.stats()["step"] == 12 and type(s.optimizer) is torch.optim.SGD
+    twin = network()
+    twin_opt = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
+    twin_s = RigL(twin, twin_opt, total_steps=12, **OPTIONS)
+    for t in range(24):
+        x, y = BATCHES[t % 6]
+        (nn.functional.cross_entropy(twin(x), y) / 2).backward()
+        if t % 2:
+            twin_s.step()
+            twin_opt.zero_grad()
+    assert_same(model, twin)
