@@ -60,19 +60,19 @@ def test_nothing_is_imported_before_use():
     code = "import sys, glyptic, glyptic.callbacks; assert not {'lightning', 'pytorch_lightning', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'KerasSparsifier'"):
-        glyptic.callbacks.KerasSparsifier
+        _ = glyptic.callbacks.KerasSparsifier
 
 
 @pytest.mark.skipif(installed("lightning") or installed("pytorch_lightning"), reason="lightning is installed")
 def test_without_lightning():
     with pytest.raises(ImportError, match="pip install lightning"):
-        glyptic.callbacks.LightningSparsifier
+        _ = glyptic.callbacks.LightningSparsifier
 
 
 @pytest.mark.skipif(installed("transformers"), reason="transformers is installed")
 def test_without_transformers():
     with pytest.raises(ImportError, match="pip install 'transformers"):
-        glyptic.callbacks.HuggingFaceSparsifier
+        _ = glyptic.callbacks.HuggingFaceSparsifier
 
 
 # ------------------------------------------------------------------------------------------------------------ Lightning

@@ -124,7 +124,7 @@ def test_a_grown_weight_trains_as_a_fresh_one(optimizer):
     s = glyptic.sparsity.SET(layer, opt, density=0.3, total_steps=100, update_every=5, drop_fraction=0.5)
     gradient = lambda: torch.randn(6, 12)
     before = None
-    for t in range(1, 6):
+    for _ in range(5):
         layer.weight.grad = gradient()
         before = s.masks()["weight"].clone()
         s.step()

@@ -266,6 +266,18 @@ def test_optimizer_step_beside_the_sparsifier_is_noticed_once():
         opt.step()
 
 
+def test_one_optimizer_serves_one_sparsifier():
+    model = network()
+    opt = sgd(model)
+    s = SET(model, opt, params=["0.weight"], **OPTIONS)
+    before = model[2].weight.detach().clone()
+    with pytest.raises(glyptic.ArgumentError, match="the optimizer is already controlled by another sparsifier"):
+        SET(model, opt, params=["2.weight"], **OPTIONS)
+    assert torch.equal(model[2].weight, before)  # refused before anything was masked
+    s.remove()
+    SET(model, opt, params=["2.weight"], **OPTIONS)
+
+
 def test_hooks_do_not_keep_the_sparsifier():
     model, opt, s = make()
     del s

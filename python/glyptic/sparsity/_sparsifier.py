@@ -33,6 +33,10 @@ _Gradients = list[torch.Tensor | None]
 _MOMENTUM = ("momentum_buffer", "exp_avg")
 
 
+# The sparsifier of each optimizer, for as long as both are there.
+_serving: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Sparsifier]] = weakref.WeakKeyDictionary()
+
+
 class Sparsifier:
     """Masks over a model's weights, and the rule by which they change.
 
@@ -66,6 +70,7 @@ class Sparsifier:
     """
 
     method = ""
+    _removed: bool = False
 
     def __init__(
         self,
@@ -133,6 +138,12 @@ class Sparsifier:
                     f"the optimizer does not hold '{missing[0]}'; build it from this model's parameters, after moving "
                     "the model to its device"
                 )
+            other = _serving.get(optimizer)
+            if other is not None and (live := other()) is not None and not live._removed:
+                raise _C.ArgumentError(
+                    "the optimizer is already controlled by another sparsifier, and steps once for both; call remove() on that "
+                    "one first, or give parts of a model their own density with custom_density"
+                )
         groups: list[_C.ChannelGroup] = []
         if graph is not None:
             groups = _C.Graph.from_json(graph).prunable_groups(bool(keywords.get("channel_conv_to_linear", False)))
@@ -141,7 +152,8 @@ class Sparsifier:
         self._versions = {n: p._version for n, p in self._parameters if n in self._masks}
         self._resumed = bool(state)
         self._fresh = fresh_values(optimizer) if optimizer is not None else None
-        self._checked = self._attached = self._inside = self._ran = self._warned = self._removed = False
+        self._checked = self._attached = self._inside = self._ran = self._warned = False
+        self._removed = False
         self._found_inf: torch.Tensor | None = None
         self._pending: _Gradients | None = None
         self._gave_up: list[tuple[torch.nn.Parameter, torch.Tensor | None]] = []
@@ -150,6 +162,7 @@ class Sparsifier:
             optimizer.set_masks({p: self._masks[n] for n, p in self._parameters if n in self._masks})
         if optimizer is not None:
             self._hooks = _watch(self, optimizer)
+            _serving[optimizer] = weakref.ref(self)
         self._mask_states()
 
     # ------------------------------------------------------------------------------------------------------------ steps
