@@ -174,6 +174,16 @@ def test_pruning_snippet(page, index, tmp_path):
             assert not model.get_parameter(name)[~mask].any()
 
 
+def test_the_readme_prunes(tmp_path, monkeypatch):
+    found = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.S)
+    code = next(c for c in found if "glyptic.pruning.plan" in c)
+    monkeypatch.chdir(tmp_path)
+    given = {**for_pruning(tmp_path), "images": torch.randn(4, 3, 8, 8)}
+    exec(compile(code, "README.md", "exec"), given)
+    loaded = glyptic.pruning.load(Residual(), tmp_path / "pruned").eval()
+    assert torch.equal(loaded(given["images"]), given["result"].model.eval()(given["images"]))
+
+
 def test_what_the_pruning_page_refuses():
     class Looks(nn.Module):
         def __init__(self):

@@ -51,7 +51,7 @@ def test_it_runs_and_its_numbers_are_sane(tmp_path, monkeypatch):
     results, widths = report["results"], report["widths"]
     assert set(results) == {"dense", "Chase, masked", "Chase, extracted", "pruned, fine-tuned"}
     for name, row in results.items():
-        # Ten classes, so 10 % is chance. Over five seeds no network came below 94 %.
+        # Ten classes, so 10 % is chance. Over six seeds no network came below 94 %.
         assert row["accuracy"] > 80, name
         assert row["ms1"] > 0 and row["ms128"] > 0
     dense = results["dense"]["parameters"]
