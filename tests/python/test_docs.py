@@ -1,4 +1,4 @@
-"""The snippets of docs/trainers.md run as they stand."""
+"""The snippets of docs/trainers.md, docs/pruning.md and docs/coming-from.md run as they stand."""
 
 import copy
 import importlib.util
@@ -8,10 +8,19 @@ import re
 import glyptic
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "trainers.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "trainers.md"
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+
+
+SNIPPETS = snippets("trainers.md")
+PRUNING_SNIPPETS = [(page, k) for page in ("pruning.md", "coming-from.md") for k in range(len(snippets(page)))]
 
 
 def make_model():
@@ -99,5 +108,143 @@ def test_snippet(index, tmp_path):
     assert s.optimizer is None or s.stats()["step"] > 0
 
 
-def test_the_page_has_its_snippets():
+class Residual(nn.Module):
+    """What the pages on pruning call `model`: a stem, a block with a residual sum, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.block = nn.Sequential(
+            nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 16, 3, padding=1)
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(F.relu(x + self.block(x)).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self, heads=4, size=6, width=16):
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.qkv = nn.Linear(width, 3 * heads * size)
+        self.out = nn.Linear(heads * size, width)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, self.heads * self.size)
+        return self.out(y)
+
+
+class Literal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(x)).view(-1, 12))
+
+
+def for_pruning(tmp_path):
+    model, images = Residual(), torch.randn(4, 3, 8, 8)
+    targets = torch.arange(4) % 5
+    return {
+        "glyptic": glyptic, "torch": torch, "F": F, "make_model": Residual, "model": model, "x": images, "labels": targets,
+        "folder": tmp_path / "pruned", "attention": Attention(), "tokens": torch.randn(2, 5, 16), "literal": Literal(),
+        "rows": torch.randn(7, 6), "optimizer": torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        "batches": [torch.randn(4, 3, 8, 8) for _ in range(10)],
+        "loss_of": lambda net, batch: F.cross_entropy(net(batch), targets),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page, index", PRUNING_SNIPPETS)
+def test_pruning_snippet(page, index, tmp_path):
+    given = for_pruning(tmp_path)
+    model = given["model"]
+    shapes = [p.shape for p in model.parameters()]
+    exec(compile(snippets(page)[index], f"{page}, snippet {index + 1}", "exec"), given)
+    assert [p.shape for p in model.parameters()] == shapes, "the given model is never made narrower itself"
+    small = given.get("small")
+    if isinstance(small, nn.Module):
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    if "s" in given:
+        for name, mask in given["s"].masks().items():
+            assert not model.get_parameter(name)[~mask].any()
+
+
+def test_the_readme_prunes(tmp_path, monkeypatch):
+    found = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.S)
+    code = next(c for c in found if "glyptic.pruning.plan" in c)
+    monkeypatch.chdir(tmp_path)
+    given = {**for_pruning(tmp_path), "images": torch.randn(4, 3, 8, 8)}
+    exec(compile(code, "README.md", "exec"), given)
+    loaded = glyptic.pruning.load(Residual(), tmp_path / "pruned").eval()
+    assert torch.equal(loaded(given["images"]), given["result"].model.eval()(given["images"]))
+
+
+def test_what_the_pruning_page_refuses():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(y * 2 if y.sum() > 0 else y)
+
+    with pytest.raises(glyptic.ArgumentError, match="depends on the weights"):
+        glyptic.pruning.plan(Looks(), torch.randn(2, 4))
+
+    # A name stands for every group that has a tensor of it; ignore may match nothing, ratios may not.
+    model, x = Residual(), torch.randn(4, 3, 8, 8)
+    plan = glyptic.pruning.plan(model, x, 0.5, ignore=["block.3"])
+    assert [len(g.kept) for g in plan.groups] == [16, 24]
+    glyptic.pruning.plan(model, x, 0.5, ignore=["nothing"])
+    with pytest.raises(glyptic.ArgumentError, match="nothing"):
+        glyptic.pruning.plan(model, x, 0.5, ratios={"nothing": 0.5})
+
+    # A graph result keeps the example's other sizes.
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 12, 3, padding=1), nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(x).view(-1, 12, x.shape[2] * x.shape[3]).mean(-1))
+
+    small = glyptic.pruning.prune(Fixed(), x, 0.5).model
+    assert small(torch.randn(9, 3, 8, 8)).shape == (9, 3)
+    with pytest.raises(RuntimeError):
+        small(torch.randn(2, 3, 10, 10))
+
+
+def test_a_layer_norm_takes_its_statistics_over_what_stays():
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 2)), torch.randn(4, 6)
+    plan = glyptic.pruning.plan(model, x)
+    assert "normalises over it" in plan.groups[0].note
+    result = glyptic.pruning.apply(model, plan, x)
+    assert result.max_difference <= 1e-5
+    # By itself the masked copy counts its zeros.
+    assert (glyptic.pruning.masked(model, plan)(x) - result.model(x)).abs().max() > 1e-3
+
+
+def test_the_pages_have_their_snippets():
     assert len(SNIPPETS) >= 9
+    assert len(PRUNING_SNIPPETS) >= 14
+
+
+@pytest.mark.parametrize("page", ["pruning.md", "coming-from.md"])
+def test_links_lead_somewhere(page):
+    def slug(title):
+        return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+    for target in re.findall(r"\]\(([^)\s]+)\)", (DOCS / page).read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (DOCS / path) if path else DOCS / page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in [slug(t) for t in re.findall(r"^#+ (.*)$", file.read_text(), re.M)], target
