@@ -46,7 +46,10 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 def _export(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> fx.GraphModule:
     """The forward as a graph, the batch left open where it can be."""
-    dynamic = tuple({0: torch.export.Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 and v.shape[0] > 1 else None for v in inputs)
+    # Every size is left open where it can be; the guards that export adds refuse inputs of other sizes where it cannot.
+    dynamic = tuple(
+        {d: torch.export.Dim.AUTO for d in range(v.dim())} if isinstance(v, torch.Tensor) else None for v in inputs
+    )
     with _mode(model, training):
         try:
             program = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
@@ -107,6 +110,12 @@ class _Narrower:
             self._shape(node, 2, dim)
         elif base == "slice":
             self._slice(node)
+        elif base == "narrow":
+            x, dim = node.args[0], int(node.args[1]) % len(self.run.shape[node.args[0]])
+            if (kept := self.kept(x, dim)) is not None:
+                start, length = (int(v) for v in node.args[2:4])
+                start %= max(1, self.run.shape[x][dim])
+                node.args = (x, dim, sum(k < start for k in kept), sum(start <= k < start + length for k in kept))
         elif base in ("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split"):
             self._split(node)
         elif base.startswith(("conv", "conv_transpose")) or base == "convolution":
@@ -154,6 +163,8 @@ class _Narrower:
             # -1 and sizes taken from a tensor follow by themselves.
             if isinstance(size, int) and size >= 0 and self.kept(node, first + k) is not None:
                 sizes[k] = self.size(node, first + k)
+            elif isinstance(size, fx.Node) and -1 not in sizes and self.kept(node, first + k) is not None:
+                sizes[k] = -1  # a product of an open size and one that is narrower now
         self._set(node, position, sizes)
 
     def _slice(self, node: Any) -> None:
@@ -209,8 +220,11 @@ class _Narrower:
             self._set(node, position, len({k // (self.run.shape[node.args[0]][1] // groups) for k in kept}))
 
 
-def _follow_mode(graph: fx.Graph, other: fx.Graph) -> None:
-    """Makes what differs between the graphs of eval mode (``graph``) and train mode depend on ``self.training``."""
+def _follow_mode(graph: fx.Graph, other: fx.Graph) -> bool:
+    """Makes what differs between the graphs of eval mode (``graph``) and train mode depend on ``self.training``.
+
+    Returns whether all of it could be.
+    """
 
     def calls(g: fx.Graph) -> list[fx.Node]:
         # Counting batches is a side effect of train mode alone, without a user.
@@ -219,7 +233,7 @@ def _follow_mode(graph: fx.Graph, other: fx.Graph) -> None:
     ours, theirs = calls(graph), calls(other)
     if len(ours) != len(theirs) or any(a.target is not b.target for a, b in zip(ours, theirs)):
         _follow_known(graph)
-        return
+        return False
     with graph.inserting_before(next(iter(graph.nodes))):
         training = graph.create_node("get_attr", "training")
     for a, b in zip(ours, theirs):
@@ -249,6 +263,7 @@ def _follow_mode(graph: fx.Graph, other: fx.Graph) -> None:
                 a.args = tuple(extra)
     if not training.users:
         graph.erase_node(training)
+    return True
 
 
 def _follow_known(graph: fx.Graph) -> None:
@@ -256,7 +271,9 @@ def _follow_known(graph: fx.Graph) -> None:
     with graph.inserting_before(next(iter(graph.nodes))):
         training = graph.create_node("get_attr", "training")
     for node in graph.nodes:
-        position = {aten.batch_norm.default: 5, aten.dropout.default: 2}.get(node.target)
+        position = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2, aten.alpha_dropout.default: 2}.get(
+            node.target
+        )
         if position is not None and len(node.args) > position and node.args[position] is False:
             args = list(node.args)
             args[position] = training
@@ -276,8 +293,10 @@ def _container(model: nn.Module, source: fx.GraphModule, plan: _C.PrunePlan) -> 
             value = plan.apply(canonical[id(tensor)], tensor.detach())
             made[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
         _assign(root, name, made[id(tensor)])
-    # Constants that export lifted out of the code.
+    # Constants that export lifted out of the code, and its guards.
     for node in source.graph.nodes:
+        if node.op == "call_module" and not hasattr(root, str(node.target)):
+            root.add_module(str(node.target), source.get_submodule(str(node.target)))
         if node.op == "get_attr" and node.target != "training":
             holder: Any = root
             *path, leaf = str(node.target).split(".")
@@ -306,13 +325,26 @@ def _assign(root: nn.Module, name: str, value: Any) -> None:
         setattr(holder, leaf, value)
 
 
-def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) -> fx.GraphModule:
-    """The model's forward as a graph over narrowed parameters."""
+def _two_of(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A batch of one twice over, where the model takes it: a size of 1 would be taken for a constant."""
+    tensors = [v for v in inputs if isinstance(v, torch.Tensor)]
+    if not tensors or any(t.dim() == 0 or t.shape[0] != 1 for t in tensors):
+        return inputs
+    doubled = tuple(torch.cat([v, v]) if isinstance(v, torch.Tensor) else v for v in inputs)
+    try:
+        with _record.plain_operations(model):
+            model(*doubled)
+    except Exception:
+        return inputs
+    return doubled
+
+
+def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) -> tuple[fx.GraphModule, str]:
+    """The model's forward as a graph over narrowed parameters, and what of it could not be kept."""
+    inputs = _two_of(model, inputs)
     source = _export(model, inputs, training=False)
     for node in list(source.graph.nodes):
-        if node.op == "call_module" and str(node.target).startswith("_guards"):
-            source.graph.erase_node(node)
-        elif node.target is aten.view.default:
+        if node.target is aten.view.default:
             # Strides depend on which attention kernel runs; a view that fits one may not fit another.
             node.target = aten.reshape.default
     interpreter: list[_Numbered] = []
@@ -333,11 +365,16 @@ def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) 
     for node in list(source.graph.nodes):
         if node.op == "call_function":
             narrower.rewrite(node)
-    with contextlib.suppress(_C.ArgumentError):
-        _follow_mode(source.graph, _export(model, inputs, training=True).graph)
+    note = "what the class does in train mode alone is left out, but for dropout and the statistics of normalisation"
+    try:
+        if _follow_mode(source.graph, _export(model, inputs, training=True).graph):
+            note = ""
+    except _C.ArgumentError:
+        _follow_known(source.graph)
     root = _container(model, source, plan)
     root.training = model.training
     source.graph.eliminate_dead_code()
+    source.graph._tracer_cls = fx.Tracer  # export's own cannot be made again, and pickling and copying do
     small = fx.GraphModule(root, source.graph, type(model).__name__)
     small.training = model.training
     # What the graph does not read (a count of batches) still belongs to the state dict.
@@ -345,4 +382,4 @@ def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) 
     for name, tensor in root.state_dict(keep_vars=True).items():
         if name not in held:
             _assign(small, name, tensor)
-    return small
+    return small, note

@@ -282,6 +282,12 @@ def _reduce(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Ten
         return _elementwise(r, label, args, kwargs, out)
     if name in ("any", "all", "logsumexp", "prod"):
         return None
+    if name in ("max", "min") and len(out) > 1:
+        # It also says which entry it was, by number.
+        dim = kwargs.get("dim", args[1]) % max(1, x.dim())
+        fixed = r.along(label, x, dim, x, "numbers its entries")
+        keep = int(out[0].dim() == x.dim())
+        return [r.add(label, "reduce", [fixed], t.shape, [keep, dim] if x.dim() else [0], name) for t in out]
     position = 2 if name in ("linalg_vector_norm", "norm") else 1
     dims = kwargs.get("dim", args[position] if len(args) > position else None)
     if name in ("linalg_vector_norm", "norm"):
@@ -519,9 +525,13 @@ for _name in dir(aten):
 
 
 @contextlib.contextmanager
-def plain_operations(model: nn.Module) -> Iterator[None]:
-    """Attention and recurrent layers as the operations they are made of, in eval mode, without gradients."""
+def plain_operations(model: nn.Module, restore: bool = True) -> Iterator[None]:
+    """Attention and recurrent layers as the operations they are made of, in eval mode, without gradients.
+
+    ``restore``: what a forward leaves in its modules is taken back at the end.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    kept = _State(model) if restore else None
     fast = torch.backends.mha.get_fastpath_enabled()
     onednn = torch._C._get_mkldnn_enabled()
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
@@ -537,8 +547,29 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
     finally:
         torch._C._set_mkldnn_enabled(onednn)
         torch.backends.mha.set_fastpath_enabled(fast)
+        if kept is not None:
+            kept.restore()
         for module, mode in modes:
             module.training = mode
+
+
+class _State:
+    """What a forward may leave behind in its modules: attributes, and tensors written in place (caches, counters)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes = [(vars(m), {k: v for k, v in vars(m).items() if not k.startswith("_")}) for m in model.modules()]
+        tensors = {id(t): t for t in model.buffers()}
+        tensors.update({id(v): v for _, own in self.attributes for v in own.values() if isinstance(v, torch.Tensor)})
+        self.tensors = [(t, t._version, t.detach().clone()) for t in tensors.values() if not t.is_inference()]
+
+    def restore(self) -> None:
+        for namespace, own in self.attributes:
+            for key in [k for k in namespace if not k.startswith("_") and k not in own]:
+                del namespace[key]
+            namespace.update(own)
+        for tensor, version, value in self.tensors:
+            if tensor._version != version:
+                tensor.detach().copy_(value)
 
 
 @contextlib.contextmanager
@@ -588,22 +619,21 @@ def record(model: nn.Module, inputs: tuple[Any, ...], run: Callable[[Recorder], 
         else:
             with recorder, _attributes.watching(model, recorder) as recorder.record.watch:
                 result = model(*inputs)
-        outputs = [recorder.node(t) for t in _tensors(_plain(result))]
+        outputs = [recorder.node(t) for t in _plain(result)]
     if not outputs:
         raise _C.ArgumentError(f"{type(model).__name__} returned no tensor, so that nothing says what must be kept")
     recorder.add("output", "output", outputs, [])
     return recorder.record, recorder
 
 
-def _plain(value: Any) -> Any:
-    """Tensors out of whatever a model returns: tuples, dictionaries, dataclasses of transformers."""
-    leaves, _ = torch.utils._pytree.tree_flatten(value)
-    found = []
-    for leaf in leaves:
-        if isinstance(leaf, (torch.Tensor, list, tuple)):
+def _plain(value: Any, depth: int = 0) -> list[torch.Tensor]:
+    """Tensors out of whatever a model returns: tuples, dictionaries, objects that hold some (transformers' outputs)."""
+    found: list[torch.Tensor] = []
+    for leaf in torch.utils._pytree.tree_flatten(value)[0]:
+        if isinstance(leaf, torch.Tensor):
             found.append(leaf)
-        elif hasattr(leaf, "__dict__"):
-            found += [v for v in vars(leaf).values() if isinstance(v, torch.Tensor)]
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)) and depth < 4:
+            found += _plain(dict(vars(leaf)), depth + 1)
     return found
 
 
@@ -670,20 +700,34 @@ class MaskedRun(_Mode):  # type: ignore[no-untyped-call]
 
 
 def relative_difference(a: Any, b: Any) -> float:
-    """Largest difference over all outputs, relative to the largest value of each."""
+    """Largest difference over all outputs, relative to the values of each; ``inf`` where whole numbers differ.
+
+    The scale is the largest value, unless that is far beyond the bulk (scores masked with -1e9): then it is a hundred times the
+    lower quartile, so that a few giants do not hide what happens to the rest.
+    """
     worst = 0.0
-    left, right = list(_tensors(_plain(a))), list(_tensors(_plain(b)))
+    left, right = _plain(a), _plain(b)
     if len(left) != len(right):
         return math.inf
     for x, y in zip(left, right):
-        if x.shape != y.shape:
+        if x.shape != y.shape or x.dtype != y.dtype:
             return math.inf
-        if x.numel() == 0 or not x.is_floating_point():
+        if x.numel() == 0:
             continue
-        x, y = x.double(), y.double()
-        scale = float(x.abs().max())
-        difference = float((x - y).abs().max())
+        if not (x.is_floating_point() or x.is_complex()):
+            if not torch.equal(x, y):
+                return math.inf
+            continue
+        x, y = (torch.view_as_real(t.to(torch.complex128)) if t.is_complex() else t.double() for t in (x.detach(), y.detach()))
+        error = torch.where(x == y, 0.0, (x - y).abs())  # equal infinities differ by nothing
+        size = x.abs()
+        nonzero = size[(size > 0) & size.isfinite()].flatten()
+        if nonzero.numel() > 0:
+            quartile = float(nonzero.kthvalue(max(1, nonzero.numel() // 4)).values)
+            scale = min(float(nonzero.max()), 100 * quartile)
+            error = error / torch.clamp(torch.where(size.isfinite(), size, scale), min=scale)
+        difference = float(error.max())
         if math.isnan(difference):
             return math.inf
-        worst = max(worst, difference / scale if scale > 0 else difference)
+        worst = max(worst, difference)
     return worst
