@@ -78,7 +78,11 @@ sparsity::SparsityOptions to_options(const py::dict& keywords) {
 }
 
 py::dict stats_dict(const sparsity::Sparsifier& self) {
-  const auto stats = self.stats();
+  sparsity::Sparsifier::Stats stats;
+  {
+    const py::gil_scoped_release release;
+    stats = self.stats();
+  }
   py::list layers;
   for (const auto& layer : stats.layers)
     layers.append(
@@ -131,6 +135,13 @@ void bind_errors(py::module_& m) {
   });
 }
 
+std::vector<std::tuple<std::string, int, int64_t, int64_t>> slice_tuples(
+    const std::vector<nn::Slice>& slices) {
+  std::vector<std::tuple<std::string, int, int64_t, int64_t>> result;
+  for (const auto& slice : slices) result.emplace_back(slice.tensor, slice.dim, slice.offset, slice.repeat);
+  return result;
+}
+
 void bind_nn(py::module_& m) {
   py::class_<nn::ChannelGroup>(m, "ChannelGroup",
                                "Rows of one weight that other weights read as input slices.")
@@ -149,6 +160,10 @@ void bind_nn(py::module_& m) {
            "active"_a, "channels"_a, "passive"_a,
            "companions"_a = std::vector<std::tuple<std::string, int, int64_t, int64_t>>{})
       .def_readonly("active", &nn::ChannelGroup::active)
+      .def_property_readonly("passive_slices",
+                             [](const nn::ChannelGroup& g) { return slice_tuples(g.passive); })
+      .def_property_readonly("companion_slices",
+                             [](const nn::ChannelGroup& g) { return slice_tuples(g.companions); })
       .def_readonly("channels", &nn::ChannelGroup::channels)
       .def_property_readonly("passive",
                              [](const nn::ChannelGroup& g) {
@@ -270,11 +285,15 @@ void bind_sparsity(py::module_& m) {
 
   py::class_<sparsity::Sparsifier>(m, "Sparsifier")
       .def(py::init([](const NamedList& parameters, const std::vector<std::string>& prunable,
-                       const py::dict& keywords, std::vector<nn::ChannelGroup> groups) {
-             return std::make_unique<sparsity::Sparsifier>(to_named(parameters), prunable,
-                                                           to_options(keywords), std::move(groups));
+                       const py::dict& keywords, std::vector<nn::ChannelGroup> groups,
+                       const NamedList& state) {
+             auto options = to_options(keywords);
+             const py::gil_scoped_release release;
+             return std::make_unique<sparsity::Sparsifier>(to_named(parameters), prunable, std::move(options),
+                                                           std::move(groups), to_named(state));
            }),
-           "parameters"_a, "prunable"_a, "options"_a, "groups"_a = std::vector<nn::ChannelGroup>{})
+           "parameters"_a, "prunable"_a, "options"_a, "groups"_a = std::vector<nn::ChannelGroup>{},
+           "state"_a = NamedList{})
       .def("begin_step",
            [](const sparsity::Sparsifier& self) {
              const auto plan = self.begin_step();
@@ -313,12 +332,19 @@ void bind_sparsity(py::module_& m) {
                                       "active"_a = e.active, "live_channels"_a = e.live_channels));
              return result;
            })
-      .def("state", [](const sparsity::Sparsifier& self) { return to_pairs(self.state()); })
+      .def("state",
+           [](const sparsity::Sparsifier& self) {
+             const py::gil_scoped_release release;
+             return to_pairs(self.state());
+           })
       .def(
           "load_state",
-          [](sparsity::Sparsifier& self, const NamedList& state) { self.load_state(to_named(state)); },
-          "state"_a)
-      .def("apply_masks", &sparsity::Sparsifier::apply_masks)
+          [](sparsity::Sparsifier& self, const NamedList& state, bool strict) {
+            const py::gil_scoped_release release;
+            self.load_state(to_named(state), strict);
+          },
+          "state"_a, "strict"_a = true)
+      .def("apply_masks", &sparsity::Sparsifier::apply_masks, py::call_guard<py::gil_scoped_release>())
       .def("remove", &sparsity::Sparsifier::remove);
 
   py::class_<sparsity::ExtractionPlan>(m, "ExtractionPlan", "Which channels stay, as data.")

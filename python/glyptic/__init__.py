@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import nn, pruning, sparsity  # noqa: E402
+from . import callbacks, nn, optim, pruning, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -53,8 +53,10 @@ __all__ = [
     "Error",
     "MissingFileError",
     "__version__",
+    "callbacks",
     "load_safetensors",
     "nn",
+    "optim",
     "pruning",
     "save_safetensors",
     "sparsity",

@@ -1,6 +1,7 @@
 // torch.ops.glyptic.*: schemas and registrations. One function serves CPU, CUDA, Meta and, through the
 // composite, every other device; it checks its arguments and picks the path itself (ops.cpp). In-place
-// operators take no part in autograd, so their Autograd kernels fall through.
+// operators take no part in autograd, so their Autograd kernels fall through; what has a gradient:
+// autograd.cpp.
 #include <torch/library.h>
 
 #include "support.h"
@@ -151,7 +152,7 @@ TORCH_LIBRARY_IMPL(glyptic, CompositeExplicitAutograd, m) {
 
 TORCH_LIBRARY_IMPL(glyptic, Autograd, m) {
   for (const char* name : {"masked_sgd_", "masked_adamw_", "mask_apply_", "topk_masks", "mask_update_",
-                           "channel_scores", "channel_gather", "philox_fill_"})
+                           "channel_scores", "philox_fill_"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 

@@ -3,6 +3,8 @@
 #include <fnmatch.h>
 #include <torch/torch.h>
 
+#include <sstream>
+
 #include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
@@ -43,6 +45,27 @@ at::Tensor unpack_bits(const at::Tensor& packed, const at::Tensor& like) {
 
 const std::string kPrefix = "sparsity.";
 
+// What a run was made with, by name. The process group is where it runs, not what it is.
+std::map<std::string, std::string> texts_of(SparsityOptions options) {
+  Options declared;
+  options.declare(declared);
+  std::map<std::string, std::string> result;
+  for (const auto& option : declared.list())
+    if (option.name != "process_group") result[option.name] = to_text(option.get());
+  return result;
+}
+
+// How many weights there are and where: the masks of one answer do not fit another.
+const std::set<std::string> kIdentity{"method",           "density",           "distribution", "erk_power",
+                                      "custom_density",   "first_layer_dense", "exclude",      "bernoulli",
+                                      "last_layer_dense", "min_per_layer"};
+
+at::Tensor text_tensor(const std::string& text) {
+  auto result = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+  std::copy(text.begin(), text.end(), result.data_ptr<uint8_t>());
+  return result;
+}
+
 }  // namespace
 
 std::vector<std::string> select_layers(const std::vector<std::string>& prunable,
@@ -67,7 +90,8 @@ std::vector<std::string> select_layers(const std::vector<std::string>& prunable,
 }
 
 Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& prunable,
-                       SparsityOptions options, std::vector<nn::ChannelGroup> groups)
+                       SparsityOptions options, std::vector<nn::ChannelGroup> groups,
+                       const NamedTensors& state)
     : options_(std::move(options)), parameters_(std::move(parameters)) {
   const at::NoGradGuard no_grad;
   options_.check();
@@ -90,7 +114,41 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
     }
   }
   method_ = info.make(options_, layers_, groups);
-  // Random masks of exact counts: the k positions with the largest random words.
+  if (state.empty()) {
+    draw_masks();
+  } else {
+    for (auto& layer : layers_) {
+      layer.mask = at::ones_like(layer.weight, layer.weight.options().dtype(at::kBool).requires_grad(false));
+      explored_.push_back(layer.mask.clone());
+    }
+    check_state(state, /*strict=*/true);
+  }
+  if (!options_.process_group.empty()) {
+    reduce_scores = [group = options_.process_group](ops::TensorList& scores) {
+      all_reduce_mean(scores, group);
+    };
+  }
+  {
+    auto& registry = controlled();
+    const std::lock_guard<std::mutex> lock(registry.mutex);
+    for (const auto& layer : layers_)
+      require(registry.tensors.count(layer.weight.unsafeGetTensorImpl()) == 0, "'", layer.name,
+              "' is already controlled by another sparsifier; call remove() on that one first");
+    for (const auto& layer : layers_) registry.tensors.insert(layer.weight.unsafeGetTensorImpl());
+  }
+  try {
+    if (state.empty())
+      apply_masks();
+    else
+      load_state(state);
+  } catch (...) {
+    remove();  // the destructor, which gives the tensors back, does not run
+    throw;
+  }
+}
+
+// Random masks of exact counts: the k positions with the largest random words.
+void Sparsifier::draw_masks() {
   const RngStream rng(options_.seed, "sparsity/init");
   const auto counts = method_->initial_counts(layers_);
   ops::TensorList weights;
@@ -108,27 +166,12 @@ Sparsifier::Sparsifier(NamedTensors parameters, const std::vector<std::string>& 
     args.stream = rng.stream();
     masks = ops::topk_masks(weights, {}, {}, {}, counts, false, args);
   }
-  if (!options_.process_group.empty()) {
-    broadcast(masks, options_.process_group);
-    reduce_scores = [group = options_.process_group](ops::TensorList& scores) {
-      all_reduce_mean(scores, group);
-    };
-  }
+  if (!options_.process_group.empty()) broadcast(masks, options_.process_group);
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     layers_[l].mask = masks[l];
     layers_[l].active = masks[l].sum().item<int64_t>();
     explored_.push_back(masks[l].clone());
   }
-  // Last, since nothing may throw after it: the destructor that gives the tensors back would not run.
-  {
-    auto& registry = controlled();
-    const std::lock_guard<std::mutex> lock(registry.mutex);
-    for (const auto& layer : layers_)
-      require(registry.tensors.count(layer.weight.unsafeGetTensorImpl()) == 0, "'", layer.name,
-              "' is already controlled by another sparsifier; call remove() on that one first");
-    for (const auto& layer : layers_) registry.tensors.insert(layer.weight.unsafeGetTensorImpl());
-  }
-  apply_masks();
 }
 
 Sparsifier::~Sparsifier() {
@@ -312,6 +355,9 @@ Sparsifier::Stats Sparsifier::stats() const {
 
 NamedTensors Sparsifier::state() const {
   NamedTensors result;
+  std::string options;
+  for (const auto& [name, value] : texts_of(options_)) options += str(name, " = ", value, "\n");
+  result.push_back({kPrefix + "options", text_tensor(options)});
   result.push_back({kPrefix + "step", at::tensor({step_, event_count_}, at::kLong)});
   auto events = at::empty({static_cast<int64_t>(events_.size()), 5}, at::kLong);
   for (std::size_t i = 0; i < events_.size(); ++i) {
@@ -330,9 +376,40 @@ NamedTensors Sparsifier::state() const {
   return result;
 }
 
-void Sparsifier::load_state(const NamedTensors& state) {
-  const at::NoGradGuard no_grad;
-  // Everything is checked before anything is changed.
+void Sparsifier::check_state(const NamedTensors& state, bool strict) const {
+  if (const auto* packed = find(state, kPrefix + "options")) {
+    require(packed->scalar_type() == at::kByte, "the saved options are not text; the state is damaged");
+    const auto bytes = packed->cpu().contiguous();
+    const auto* begin = bytes.data_ptr<uint8_t>();
+    std::istringstream lines(std::string(begin, begin + bytes.numel()));
+    auto here = texts_of(options_);
+    std::vector<std::string> different;
+    bool fixed = false, of_method = false;
+    for (std::string line; std::getline(lines, line);) {
+      const auto split = line.find(" = ");
+      const auto name = line.substr(0, split);
+      if (split == std::string::npos || here.count(name) == 0) continue;
+      const auto saved = line.substr(split + 3);
+      if (saved == here[name] || (!strict && kIdentity.count(name) == 0)) continue;
+      fixed = fixed || kIdentity.count(name) != 0;
+      const auto text = str(name, " = ", saved, " (here ", here[name], ")");
+      if (name == "method") {
+        of_method = true;  // which brings its own presets: they need no listing
+        different = {text};
+      } else if (!of_method) {
+        different.push_back(text);
+      }
+    }
+    if (!different.empty()) {
+      std::string all;
+      for (std::size_t i = 0; i < std::min<std::size_t>(different.size(), 4); ++i)
+        all += (i ? ", " : "") + different[i];
+      if (different.size() > 4) all += str(" and ", different.size() - 4, " more");
+      throw ArgumentError(
+          str("the saved state is of a run with ", all, "; make the sparsifier with the same",
+              fixed ? "" : ", or load it with strict=False to go on by the options given here"));
+    }
+  }
   for (const auto& layer : layers_) {
     for (const char* kind : {"mask.", "explored."}) {
       const auto* packed = find(state, kPrefix + kind + layer.name);
@@ -360,6 +437,13 @@ void Sparsifier::load_state(const NamedTensors& state) {
   require(counters.numel() == 2 && counters.scalar_type() == at::kLong && events.dim() == 2 &&
               events.size(1) == 5 && events.scalar_type() == at::kLong,
           "the saved state's step or events have the wrong shape");
+}
+
+void Sparsifier::load_state(const NamedTensors& state, bool strict) {
+  const at::NoGradGuard no_grad;
+  check_state(state, strict);  // all of it, before anything is changed
+  const auto& counters = get(state, kPrefix + "step");
+  const auto& events = get(state, kPrefix + "events");
   NamedTensors of_method;
   for (const auto& entry : state) {
     const std::string start = kPrefix + "method.";

@@ -29,7 +29,7 @@ def test_there_are_examples():
 
 
 def test_public_names_have_docstrings():
-    for module in (glyptic, glyptic.sparsity, glyptic.nn):
+    for module in (glyptic, glyptic.sparsity, glyptic.nn, glyptic.optim):
         for name in module.__all__:
             member = getattr(module, name)
             if callable(member):

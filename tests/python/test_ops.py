@@ -1,5 +1,9 @@
 """torch.ops.glyptic.*: schemas, registrations and torch.compile, by torch's own checker."""
 
+import copy
+import threading
+import time
+
 import glyptic
 import pytest
 import torch
@@ -108,3 +112,122 @@ def test_refusals_name_the_argument():
     with pytest.raises(glyptic.ArgumentError, match="state_counts add up to 0, but states has 1 tensors"):
         mask = torch.ones(4, 4, dtype=torch.bool)
         ops.mask_update_(w, [mask], [torch.zeros(4, 4)], [0], [mask])
+
+
+def flat(values):
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from flat(value)
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0].__name__)
+def test_no_graph_break(case):
+    """Each operator inside a compiled function, between other operations; arguments that it writes are written."""
+    op, args, kwargs = case
+    args = fix_states(op, args)
+
+    def function(scale, *args):
+        result = op(*args, **kwargs)
+        return [t * scale for t in flat([result])], [t * scale for t in flat(args)]
+
+    ours, theirs = copy.deepcopy(args), copy.deepcopy(args)
+    torch._dynamo.reset()
+    expected = function(3, *theirs)
+    result = torch.compile(function, backend="aot_eager", fullgraph=True)(3, *ours)
+    for a, b in zip(flat([result, ours]), flat([expected, theirs]), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_compiled_training_step_of_parameters():
+    """Forward, backward and the fused step in one graph."""
+
+    def run(compiled):
+        torch.manual_seed(0)
+        w = torch.nn.Parameter(torch.randn(6, 5))
+        v, mask = torch.zeros(6, 5), torch.rand(6, 5) < 0.5
+
+        def update(w, g, v):
+            with torch.no_grad():
+                ops.masked_sgd_([w], [g], [v], [mask], lr=0.1, momentum=0.9)
+
+        step = torch.compile(update, backend="aot_eager", fullgraph=True) if compiled else update
+        for _ in range(3):
+            (g,) = torch.autograd.grad((w @ torch.randn(5, 2)).square().sum(), w)
+            step(w, g, v)
+        return w.detach(), v
+
+    for a, b in zip(run(True), run(False), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("which", ["rows", "cols", "both", "neither"])
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3, 2)])
+def test_gather_has_a_gradient(which, shape):
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([3, 0, 3]) if which in ("rows", "both") else None  # an index may occur twice
+    cols = torch.tensor([2, 1]) if which in ("cols", "both") else None
+    assert torch.autograd.gradcheck(ops.channel_gather, (w, rows, cols))
+    assert torch.autograd.gradgradcheck(ops.channel_gather, (w, rows, cols))
+    upstream = torch.randn_like(ops.channel_gather(w, rows, cols))
+    by_index = w if rows is None else w[rows]
+    by_index = by_index if cols is None else by_index[:, cols]
+    (expected,) = torch.autograd.grad(by_index, w, upstream)
+    (ours,) = torch.autograd.grad(ops.channel_gather(w, rows, cols), w, upstream)
+    assert torch.equal(ours, expected)
+
+    def loss(w):
+        return (ops.channel_gather(w, rows, cols) * upstream).sum()
+
+    compiled = w.detach().clone().requires_grad_()
+    torch._dynamo.reset()
+    torch.compile(loss, backend="aot_eager", fullgraph=True)(compiled).backward()
+    assert torch.equal(compiled.grad, expected)
+    assert not ops.channel_gather(w.detach(), rows, cols).requires_grad
+    with torch.no_grad():
+        assert not ops.channel_gather(w, rows, cols).requires_grad
+
+
+def test_gather_of_masks_and_whole_numbers():
+    mask = torch.rand(5, 4) < 0.5
+    assert torch.equal(ops.channel_gather(mask, torch.tensor([1, 2]), None), mask[[1, 2]])
+    counts = torch.arange(20, dtype=torch.int32).view(5, 4)
+    assert torch.equal(ops.channel_gather(counts, None, torch.tensor([3])), counts[:, [3]])
+
+
+def other_threads_run_during(call):
+    """Ticks of a thread that wakes each millisecond while `call` runs, and how long that took."""
+    ticks, stop = [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    begin = time.perf_counter()
+    call()
+    end = time.perf_counter()
+    stop.set()
+    thread.join()
+    return sum(begin < t < end for t in ticks), end - begin
+
+
+def test_long_calls_let_other_threads_run():
+    w = torch.randn(4096, 4096)
+    linear = torch.nn.Linear(4096, 4096, bias=False)
+    s = glyptic.sparsity.GMP(linear, None, density=0.1, total_steps=10)
+    state = s.state_dict()
+    calls = {
+        "operator": lambda: ops.topk_masks([w] * 4, [], [], [], [100000] * 4, score="random", seed=1),
+        "sparsifier": lambda: glyptic.sparsity.SET(torch.nn.Linear(4096, 4096, bias=False), None, density=0.1, total_steps=10),
+        "saving": s.state_dict,
+        "loading": lambda: s.load_state_dict(state),
+    }
+    for name, call in calls.items():
+        count, seconds = other_threads_run_during(call)
+        # With the lock held throughout there would be one tick at most at each end. A busy machine wakes threads late.
+        assert seconds > 0.02, f"{name} took {seconds} s: too short to tell"
+        assert count >= max(3, 40 * seconds), f"{name}: {count} ticks in {seconds:.3f} s"

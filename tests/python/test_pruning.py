@@ -286,3 +286,22 @@ def test_half_precision_and_copies() -> None:
     assert result.model[0].weight.dtype == torch.bfloat16
     twin = copy.deepcopy(result.model)
     assert twin[0].weight is not result.model[0].weight
+
+
+@pytest.mark.parametrize("name", glyptic.nn.model_names())
+def test_our_own_networks(name: str, tmp_path: object) -> None:
+    options = {"width": 0.25} if name not in ("mlp", "lenet300") else {}
+    try:
+        model = glyptic.nn.build(name, **options)
+    except glyptic.Error:
+        model = glyptic.nn.build(name)
+    shape = model.graph.node_shapes()[0]
+    if len(shape) == 3 and shape[1] > 64:
+        pytest.skip("an ImageNet-sized input: the CIFAR form of the same network is here")
+    x = torch.randn(2, *shape)
+    result = glyptic.pruning.prune(model, x, 0.5)
+    assert result.kind == "class" and result.max_difference < 1e-5
+    assert result.model.graph.cost()["macs"] < 0.6 * model.graph.cost()["macs"]
+    folder = str(tmp_path)
+    result.model.save(folder)
+    assert torch.equal(glyptic.nn.load(folder).eval()(x), result.model.eval()(x))

@@ -314,6 +314,82 @@ TEST(Sparsifier, WrongShapesInSavedStateChangeNothing) {
   EXPECT_TRUE(at::equal(before, b.sparse->layers()[0].mask));
 }
 
+// A state is taken only by the run that it belongs to; schedules may be overridden, masks may not.
+TEST(Sparsifier, StateOfAnotherRunIsRefusedByWhatDiffers) {
+  const auto options = options_for("set", 20, 2);
+  Net a("mlp", 1, options, "sgd");
+  for (int64_t t = 1; t <= 5; ++t) a.step(t);
+  const auto saved = a.sparse->state();
+  const auto refusal = [&](const SparsityOptions& here, bool strict) -> std::string {
+    Net b("mlp", 1, here, "sgd");
+    const auto before = b.sparse->layers()[0].mask.clone();
+    try {
+      b.sparse->load_state(saved, strict);
+    } catch (const ArgumentError& error) {
+      EXPECT_TRUE(at::equal(before, b.sparse->layers()[0].mask));
+      EXPECT_EQ(b.sparse->step(), 0);
+      return error.what();
+    }
+    EXPECT_EQ(b.sparse->step(), 5);
+    return "";
+  };
+  EXPECT_EQ(refusal(options, true), "");
+  auto longer = options;
+  longer.total_steps = 40;
+  longer.update_every = 3;
+  const auto text = refusal(longer, true);
+  EXPECT_NE(text.find("total_steps = 20 (here 40), update_every = 2 (here 3)"), std::string::npos) << text;
+  EXPECT_NE(text.find("strict=False"), std::string::npos) << text;
+  EXPECT_EQ(refusal(longer, false), "");
+  auto denser = options;
+  denser.density = 0.9;
+  for (const bool strict : {true, false}) {
+    const auto reason = refusal(denser, strict);
+    EXPECT_NE(reason.find("(here 0.9)"), std::string::npos) << reason;
+    EXPECT_EQ(reason.find("strict=False"), std::string::npos) << reason;
+    const auto other = refusal(options_for("rigl", 20, 2), strict);
+    EXPECT_NE(other.find("method = set (here rigl)"), std::string::npos) << other;
+    EXPECT_EQ(other.find("grow_criterion"), std::string::npos) << other;  // a preset, not a difference
+  }
+  // Where it runs is no part of what it is, and a state without options (of an older version) is taken.
+  NamedTensors without;
+  for (const auto& entry : saved)
+    if (entry.name != "sparsity.options") without.push_back(entry);
+  ASSERT_EQ(without.size() + 1, saved.size());
+  Net c("mlp", 1, longer, "sgd");
+  c.sparse->load_state(without);
+  EXPECT_EQ(c.sparse->step(), 5);
+}
+
+// Made over weights that are loaded already, it draws no masks and goes on to the same bits.
+TEST(Sparsifier, StateInTheConstructorLeavesLoadedWeightsAlone) {
+  const auto options = options_for("chase", 20, 2);
+  Net a("vgg_small", 1, options, "sgd");
+  for (int64_t t = 1; t <= 7; ++t) a.step(t);
+  Net b("vgg_small", 2, options_for("none", 20, 2), "sgd");  // other weights, no sparsifier yet
+  {
+    const at::NoGradGuard no_grad;
+    for (const auto& entry : b.model->state()) entry.tensor.copy_(get(a.model->state(), entry.name));
+  }
+  b.optimizer->load_state(a.optimizer->state());
+  const auto make = [&](const NamedTensors& state) {
+    return std::make_unique<Sparsifier>(b.model->parameters(), nn::prunable_weights(b.model->graph()),
+                                        options, nn::prunable_groups(b.model->graph()), state);
+  };
+  // A state that does not fit leaves the weights, and whose they are, as they were.
+  EXPECT_THROW(make({{"sparsity.step", at::zeros({2}, at::kLong)}}), ArgumentError);
+  for (const auto& entry : a.model->parameters())
+    EXPECT_TRUE(same_bits(entry.tensor, get(b.model->parameters(), entry.name))) << entry.name;
+  b.sparse = make(a.sparse->state());
+  EXPECT_EQ(b.sparse->step(), 7);
+  for (int64_t t = 8; t <= 16; ++t) {
+    a.step(t);
+    b.step(t);
+  }
+  for (const auto& entry : a.model->parameters())
+    EXPECT_TRUE(same_bits(entry.tensor, get(b.model->parameters(), entry.name))) << entry.name;
+}
+
 // Property 11: global selection does not care in which order layers were registered (scores here have no
 // ties).
 TEST(Sparsifier, OrderOfLayersDoesNotMatterForGlobalSelection) {

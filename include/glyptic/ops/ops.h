@@ -101,7 +101,8 @@ enum class ChannelScore : int64_t {
 TensorList channel_scores(const TensorList& weights, const TensorList& masks, ChannelScore score);
 
 /// weight[rows][:, cols, ...] in one pass, any dtype. An undefined index keeps that dimension. Indices int64,
-/// in range, any order.
+/// in range, any order. `torch.ops.glyptic.channel_gather` is differentiable in `weight`; this function is
+/// not.
 at::Tensor channel_gather(const at::Tensor& weight, const at::Tensor& rows, const at::Tensor& cols);
 
 /// Fills a float32, float64, bfloat16 or float16 tensor from a Philox stream: index i of the flattened tensor

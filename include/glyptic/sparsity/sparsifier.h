@@ -80,9 +80,11 @@ class Sparsifier {
   /// `parameters`: every trainable tensor of the network (biases too). `prunable`: names of the weights that
   /// get masks, in network order, before the options' exemptions. `groups`: channel groups for methods that
   /// remove channels. Weights are masked at once. ArgumentError: bad options, nothing prunable, a name that
-  /// is not a parameter, or a parameter that another sparsifier controls.
+  /// is not a parameter, or a parameter that another sparsifier controls. With `state`, out of `state()`, the
+  /// masks are those that were saved and none are drawn: the way to resume over weights that are loaded
+  /// already, of which random masks would leave little.
   Sparsifier(NamedTensors parameters, const std::vector<std::string>& prunable, SparsityOptions options,
-             std::vector<nn::ChannelGroup> groups = {});
+             std::vector<nn::ChannelGroup> groups = {}, const NamedTensors& state = {});
   ~Sparsifier();
   Sparsifier(const Sparsifier&) = delete;
   Sparsifier& operator=(const Sparsifier&) = delete;
@@ -132,10 +134,12 @@ class Sparsifier {
   };
   const std::vector<Event>& events() const { return events_; }
 
-  /// Everything that resuming needs: bit-packed masks, step, method state. `load_state` checks names and
-  /// shapes before it changes anything (ArgumentError naming the tensor).
+  /// Everything that resuming needs: bit-packed masks, step, method state, and the options as text.
+  /// `load_state` checks all of it before it changes anything (ArgumentError naming the tensor or the option
+  /// that differs). `strict = false` lets the options differ that say when and how masks change; the method,
+  /// and how many weights there are and where, must agree all the same.
   NamedTensors state() const;
-  void load_state(const NamedTensors& state);
+  void load_state(const NamedTensors& state, bool strict = true);
 
   /// Lets go of the parameters: zeros stay zeros, nothing is enforced any more.
   void remove();
@@ -149,6 +153,8 @@ class Sparsifier {
  private:
   void update_masks(const std::vector<ParameterState>& states);
   void accumulate(const std::vector<ParameterState>& states);
+  void draw_masks();
+  void check_state(const NamedTensors& state, bool strict) const;
   void initialize_grown(const MaskEditor& editor, const std::vector<ParameterState>& layer_states);
   std::vector<ParameterState> layer_states(const std::vector<ParameterState>& states) const;
   bool can_change() const;

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .. import _C
+from ..nn import GraphModule
 from . import _attributes, _record
 
 # float32 sums in another order and over fewer entries differ by a few rounding errors of each layer.
@@ -337,9 +338,31 @@ def _scale_queries(small: nn.Module, plan: Plan, record: _record.Record, alive: 
                 tensors[bias][rows].mul_(factor)
 
 
+def _narrow_own(small: GraphModule, plan: Plan) -> _C.Graph:
+    """The graph of one of our own networks with the sizes of its narrower tensors."""
+    document, kept = json.loads(small.graph.to_json()), plan.kept
+    shapes = {name: list(tensor.shape) for name, tensor in small.state_dict().items()}
+    before = {spec["name"]: list(spec["shape"]) for spec in document["tensors"]}
+    for spec in document["tensors"]:
+        spec["shape"] = shapes[spec["name"]]
+    for node in document["nodes"]:
+        weight = node.get("tensors", {}).get("weight", "")
+        rows = kept.get(weight, [None])[0]
+        for key in ("groups", "num_groups"):
+            parts = node.get("attributes", {}).get(key, 1)
+            if parts > 1 and rows is not None:
+                node["attributes"][key] = _blocks(rows, before[weight][0], parts)
+    graph = _C.Graph.from_json(json.dumps(document))
+    graph.validate()
+    return graph
+
+
 def _rebuild(model: nn.Module, plan: Plan, settings: dict[str, dict[str, int]]) -> nn.Module:
     small = _copy_with(model, lambda name, tensor: plan._core.apply(name, tensor))
     # Looking at a parametrized weight computes it, and in train mode spectral_norm then moves its own vectors.
+    if isinstance(small, GraphModule):
+        small.graph = _narrow_own(small, plan)
+        return small
     with _record.plain_operations(small):
         _set_sizes(small, settings)
         _keep_attention_scale(model, small)
