@@ -25,6 +25,7 @@ import argparse
 import copy
 import functools
 import gc
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -317,8 +318,6 @@ def time_large(peers, rounds: int) -> list[dict]:
 
 
 def environment(threads: int) -> dict:
-    import torch_pruning as tp
-
     run = lambda *words: subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     name = platform.processor() or platform.machine()
     try:
@@ -332,7 +331,7 @@ def environment(threads: int) -> dict:
         "cores": os.cpu_count(),
         "threads": threads,
         "torch": torch.__version__,
-        "torch_pruning": getattr(tp, "__version__", "1.6.1"),
+        "torch_pruning": importlib.metadata.version("torch-pruning"),  # its __version__ lags behind
         "commit": run("git", "rev-parse", "--short", "HEAD") + changed,
     }
 

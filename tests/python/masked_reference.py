@@ -44,6 +44,8 @@ _ELEMENTWISE = {
 _SUMS = {"add", "sub", "add_", "sub_"}
 _PRODUCTS = {"mul", "div", "mul_", "div_"}
 _REDUCTIONS = {"mean", "var", "std", "amax", "amin", "sum", "linalg_vector_norm"}
+# Take a size or a dtype from their argument and nothing else: nothing that goes can reach their result.
+_FRESH = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
 _RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu"}
 _AFFINE = {"layer_norm": (2, 3), "rms_norm": (2,), "group_norm": (2, 3), "instance_norm": (1, 2), "batch_norm": (1, 2)}
 
@@ -156,11 +158,10 @@ class _Interpreter:
     def call(self, node) -> None:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         args, kwargs = list(args), dict(kwargs)
-        sources = [n for n in node.all_input_nodes if n in self.traces]
-        if not sources:
+        name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
+        if name in _FRESH or not any(n in self.traces for n in node.all_input_nodes):
             self.values[node] = node.target(*args, **kwargs)
             return
-        name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
         if name.startswith("_assert"):  # of dtypes and sizes; a trace is always float64
             self.values[node] = None
             return
