@@ -205,7 +205,7 @@ def test_what_the_pruning_page_refuses():
     with pytest.raises(glyptic.ArgumentError, match="nothing"):
         glyptic.pruning.plan(model, x, 0.5, ratios={"nothing": 0.5})
 
-    # A graph result keeps the example's other sizes.
+    # A graph result takes any batch; an input of another size is computed rightly or refused.
     class Fixed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -214,10 +214,18 @@ def test_what_the_pruning_page_refuses():
         def forward(self, x):
             return self.head(self.conv(x).view(-1, 12, x.shape[2] * x.shape[3]).mean(-1))
 
-    small = glyptic.pruning.prune(Fixed(), x, 0.5).model
-    assert small(torch.randn(9, 3, 8, 8)).shape == (9, 3)
-    with pytest.raises(RuntimeError):
-        small(torch.randn(2, 3, 10, 10))
+    model = Fixed()
+    plan = glyptic.pruning.plan(model, x, 0.5)
+    result, twin = glyptic.pruning.apply(model, plan, x), glyptic.pruning.masked(model, plan)
+    assert result.kind == "graph"
+    for shape in ((9, 3, 8, 8), (2, 3, 10, 10)):
+        fresh = torch.randn(shape)
+        try:
+            got = result.model(fresh)
+        except Exception:
+            assert shape[2:] != x.shape[2:]
+        else:
+            torch.testing.assert_close(got, twin(fresh))
 
 
 def test_a_layer_norm_takes_its_statistics_over_what_stays():
