@@ -22,32 +22,40 @@ NamedTensors to_named(const NamedList& list) {
   return result;
 }
 
+void set_option(pruning::PruneOptions& options, const std::string& name, const py::handle& value) {
+  if (name == "ratio")
+    options.ratio = value.cast<double>();
+  else if (name == "ratios")
+    options.ratios = value.cast<std::map<std::string, double>>();
+  else if (name == "importance")
+    options.importance = pruning::importance_from_name(value.cast<std::string>());
+  else if (name == "scope")
+    options.scope = pruning::scope_from_name(value.cast<std::string>());
+  else if (name == "round_to")
+    options.round_to = value.cast<int64_t>();
+  else if (name == "max_ratio")
+    options.max_ratio = value.cast<double>();
+  else if (name == "ignore")
+    options.ignore = value.cast<std::vector<std::string>>();
+  else if (name == "factor")
+    options.factor = value.cast<std::string>();
+  else if (name == "seed")
+    options.seed = value.cast<uint64_t>();
+  else
+    throw ArgumentError(str("unknown option '", name, "'",
+                            did_you_mean(name, {"ratio", "ratios", "importance", "scope", "round_to",
+                                                "max_ratio", "ignore", "factor", "seed"})));
+}
+
 pruning::PruneOptions to_options(const py::dict& keywords) {
   pruning::PruneOptions options;
   for (const auto& [key, value] : keywords) {
     const auto name = key.cast<std::string>();
-    if (name == "ratio")
-      options.ratio = value.cast<double>();
-    else if (name == "ratios")
-      options.ratios = value.cast<std::map<std::string, double>>();
-    else if (name == "importance")
-      options.importance = pruning::importance_from_name(value.cast<std::string>());
-    else if (name == "scope")
-      options.scope = pruning::scope_from_name(value.cast<std::string>());
-    else if (name == "round_to")
-      options.round_to = value.cast<int64_t>();
-    else if (name == "max_ratio")
-      options.max_ratio = value.cast<double>();
-    else if (name == "ignore")
-      options.ignore = value.cast<std::vector<std::string>>();
-    else if (name == "factor")
-      options.factor = value.cast<std::string>();
-    else if (name == "seed")
-      options.seed = value.cast<uint64_t>();
-    else
-      throw ArgumentError(str("unknown option '", name, "'",
-                              did_you_mean(name, {"ratio", "ratios", "importance", "scope", "round_to",
-                                                  "max_ratio", "ignore", "factor", "seed"})));
+    try {
+      set_option(options, name, value);
+    } catch (const py::cast_error&) {
+      throw ArgumentError(str("option '", name, "' cannot be ", py::repr(value).cast<std::string>()));
+    }
   }
   return options;
 }

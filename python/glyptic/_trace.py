@@ -339,8 +339,9 @@ def trace(model: tnn.Module, example_input: torch.Tensor | None = None) -> _C.Gr
         return model.graph
     try:
         graph = _Tracer().trace(model)
-    except torch.fx.proxy.TraceError as error:
-        raise _refuse(type(model).__name__, str(error).splitlines()[0], "remove control flow that depends on data") from None
+    except Exception as error:  # fx raises whatever the module's own code makes of a symbolic value
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise _refuse(type(model).__name__, reason[0], "remove control flow that depends on data") from None
     traced = torch.fx.GraphModule(model, graph)
     b = _Builder(model)
     inputs = 0

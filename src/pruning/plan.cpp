@@ -36,14 +36,15 @@ Enum from_name(const std::string& name, const char* what,
   throw ArgumentError(str(what, " is '", name, "', expected ", list, did_you_mean(name, names)));
 }
 
+bool fits(const std::string& pattern, const std::string& name) {
+  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0 ||
+         (name.size() > pattern.size() && name.compare(0, pattern.size(), pattern) == 0 &&
+          name[pattern.size()] == '.');  // a module's name stands for its tensors
+}
+
 bool matches(const std::string& pattern, const nn::AxisGroup& group) {
-  const auto fits = [&](const std::string& name) {
-    return fnmatch(pattern.c_str(), name.c_str(), 0) == 0 ||
-           (name.size() > pattern.size() && name.compare(0, pattern.size(), pattern) == 0 &&
-            name[pattern.size()] == '.');  // a module's name stands for its tensors
-  };
-  return fits(group.name) || std::any_of(group.members.begin(), group.members.end(),
-                                         [&](const auto& m) { return fits(m.tensor); });
+  return fits(pattern, group.name) || std::any_of(group.members.begin(), group.members.end(),
+                                                  [&](const auto& m) { return fits(pattern, m.tensor); });
 }
 
 // The groups that a name or glob speaks of; ArgumentError when there are none.
@@ -261,6 +262,14 @@ PrunePlan plan_pruning(nn::AxisGraph& graph, const NamedTensors& tensors, const 
     }
   }
   std::vector<unsigned char> ignored(groups.size(), 0);
+  for (const auto& pattern : options.ignore) {
+    std::vector<std::string> names;
+    for (const auto& entry : tensors) names.push_back(entry.name);
+    require(std::any_of(names.begin(), names.end(), [&](const auto& name) { return fits(pattern, name); }) ||
+                std::any_of(groups.begin(), groups.end(), [&](const auto& g) { return matches(pattern, g); }),
+            "ignore: the model has no module, tensor or group called '", pattern, "'",
+            did_you_mean(pattern, names));
+  }
   for (const auto& pattern : options.ignore)
     for (std::size_t g = 0; g < groups.size(); ++g) ignored[g] |= matches(pattern, groups[g]);
   for (std::size_t g = 0; g < groups.size(); ++g)

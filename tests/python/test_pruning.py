@@ -305,3 +305,99 @@ def test_our_own_networks(name: str, tmp_path: object) -> None:
     folder = str(tmp_path)
     result.model.save(folder)
     assert torch.equal(glyptic.nn.load(folder).eval()(x), result.model.eval()(x))
+
+
+def test_what_one_example_could_hide() -> None:
+    class Closed(nn.Module):
+        """A branch behind a gate of zero, whose attention would have another scale if only its sizes changed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.qkv, self.o, self.head = nn.Linear(6, 16), nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 3)
+            self.gate = nn.Parameter(torch.zeros(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            b, n, _ = x.shape
+            q, k, v = (t.view(b, n, 2, -1).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+            y = ((q @ k.transpose(-2, -1)) / q.shape[-1] ** 0.5).softmax(-1) @ v
+            return self.head(x + self.gate * self.o(y.transpose(1, 2).reshape(b, n, -1)))
+
+    for x in (torch.randn(2, 5, 6), torch.zeros(2, 5, 6)):
+        model = Closed()
+        result = glyptic.pruning.prune(model, x, 0.5)
+        opened, twin = result.model, glyptic.pruning.masked(model, result.plan)
+        with torch.no_grad():
+            opened.gate.fill_(1.0)
+            twin.gate.copy_(torch.ones(16))
+        fresh = torch.randn(2, 5, 6)
+        # The gate of what is gone stays zero in the twin: what it multiplies is zero there anyway.
+        assert (opened.eval()(fresh) - twin.eval()(fresh)).abs().max() < 1e-5
+
+
+def test_graphs_copy_pickle_and_refuse_other_sizes(tmp_path: object) -> None:
+    model, x = Literal(), torch.randn(1, 6)  # a batch of one is not taken for a constant
+    small = glyptic.pruning.prune(model, x, 0.5).model.eval()
+    assert small(torch.randn(5, 6)).shape == (5, 3)
+    y = torch.randn(4, 6)
+    path = str(tmp_path) + "/small.pt"
+    torch.save(small, path)
+    for twin in (copy.deepcopy(small), torch.load(path, weights_only=False)):
+        assert torch.equal(twin(y), small(y))
+    with pytest.raises(AssertionError, match="Guard failed"):
+        small(torch.randn(4, 7))
+
+
+def test_a_forward_leaves_nothing_behind() -> None:
+    class Caches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.calls, self.last = nn.Linear(4, 8), nn.Linear(8, 2), 5, None
+            self.register_buffer("cache", torch.zeros(3, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.last = x
+            self.cache.copy_(x.detach())
+            return self.b(torch.relu(self.a(x)))
+
+    model = Caches()
+    result = glyptic.pruning.prune(model, torch.randn(3, 4), 0.5)
+    assert (model.calls, model.last) == (5, None) and not model.cache.any()
+    assert (result.model.calls, result.model.last) == (5, None)
+
+
+def test_outputs_that_number_or_hold_things() -> None:
+    class Holder:
+        def __init__(self, parts: list[torch.Tensor]) -> None:
+            self.parts = parts
+
+    class Model(nn.Module):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.kind = nn.Linear(4, 8), nn.Linear(8, 2), kind
+
+        def forward(self, x: torch.Tensor) -> object:
+            h = self.a(x)
+            if self.kind == "indices":
+                return self.b(h), h.max(-1).indices
+            if self.kind == "holder":
+                return Holder([h, self.b(h)])
+            return torch.complex(self.b(h), h[:, :2])
+
+    for kind in ("indices", "holder", "complex"):
+        result = glyptic.pruning.prune(Model(kind), torch.randn(3, 4), 0.5)
+        kept = [len(g.kept) for g in result.plan.groups if g.name == "a.weight"]
+        assert result.max_difference < 1e-5 and kept in ([], [8], [3]), (kind, kept)
+
+
+def test_option_values_are_checked() -> None:
+    for bad in ({"ratio": "a"}, {"ignore": [0]}, {"seed": -1}, {"ratios": {"0": "q"}}, {"round_to": "x"}):
+        with pytest.raises(glyptic.ArgumentError, match="cannot be"):
+            glyptic.pruning.plan(convnet(), X, **bad)
+    with pytest.raises(glyptic.ArgumentError, match="no module, tensor or group called 'nowhere'"):
+        glyptic.pruning.plan(convnet(), X, ignore="nowhere")
+    with pytest.raises(TypeError, match="expected what glyptic.pruning.plan gave"):
+        glyptic.pruning.apply(convnet(), None, X)  # type: ignore[arg-type]

@@ -17,8 +17,13 @@ from .. import _C
 from ..nn import GraphModule
 from . import _attributes, _record
 
-# float32 sums in another order and over fewer entries differ by a few rounding errors of each layer.
+# Sums in another order and over fewer entries differ by a few rounding errors of each layer.
 TOLERANCE = 1e-5
+_HALF_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+def _tolerance(model: nn.Module) -> float:
+    return max([TOLERANCE, *(_HALF_TOLERANCE.get(p.dtype, 0.0) for p in model.parameters())])
 
 
 class Plan:
@@ -154,7 +159,7 @@ def trace(model: nn.Module, example_inputs: Any) -> _record.Record:
     except _C.Error:
         raise
     except Exception as error:
-        raise _C.ArgumentError(f"{type(model).__name__} does not run on the example inputs: {error}") from error
+        raise _C.ArgumentError(f"{type(model).__name__} does not run on the example inputs: {_record.first_line(error)}") from error
 
 
 def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -209,8 +214,8 @@ def plan(
     record = trace(model, example_inputs)
     model = _plain_model(model)
     options = {
-        "ratio": float(ratio), "importance": importance, "scope": scope, "round_to": int(round_to), "ratios": dict(ratios or {}),
-        "ignore": list(ignore), "max_ratio": float(max_ratio), "factor": factor, "seed": int(seed),
+        "ratio": ratio, "importance": importance, "scope": scope, "round_to": round_to, "ratios": dict(ratios or {}),
+        "ignore": [ignore] if isinstance(ignore, str) else list(ignore), "max_ratio": max_ratio, "factor": factor, "seed": seed,
     }
     tensors = _named(model)
     gradients = [(n, t.grad) for n, t in tensors if isinstance(t, nn.Parameter) and t.grad is not None]
@@ -227,7 +232,7 @@ def _copy_with(model: nn.Module, change: Callable[[str, torch.Tensor], torch.Ten
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise _C.ArgumentError(
-            f"{type(model).__name__} cannot be copied: {str(error).strip().splitlines()[0]}; a tensor that a forward left in an "
+            f"{type(model).__name__} cannot be copied: {_record.first_line(error)}; a tensor that a forward left in an "
             "attribute is the usual reason: detach or delete it"
         ) from error
 
@@ -428,9 +433,13 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
         ArgumentError: the plan is of another model.
         Error: neither the class nor its traced graph gives the masked model's outputs.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}, expected what glyptic.pruning.plan gave")
     model = _plain_model(model)
     inputs = as_inputs(example_inputs)
-    record = plan._record or trace(model, inputs)
+    record, tolerance = plan._record, _tolerance(model)
+    if record is None or record.input_shapes != [list(t.shape) for t in _record._tensors(inputs)]:
+        record = trace(model, inputs)
     shapes = {name: list(tensor.shape) for name, tensor in _named(model)}
     for name, shape in record.graph.tensors():
         if shapes.get(name) != shape:
@@ -465,10 +474,10 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
         for original, values_in, wanted in trials:
             net = small if original is model else narrow_class(original)
             difference = max(difference, _record.relative_difference(wanted, _outputs(net, values_in)))
-        if difference > TOLERANCE:
+        if difference > tolerance:
             why = f"with its layers narrower, its outputs differ by {difference:.3g} from the masked model's"
     except Exception as error:
-        why = f"with its layers narrower, its forward fails: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+        why = f"with its layers narrower, its forward fails: {_record.first_line(error)}"
     kind = "class"
     if why:
         from ._graph import narrow_graph
@@ -482,9 +491,9 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
         except Exception as error:
             raise _C.ArgumentError(
                 f"{type(model).__name__} can be narrowed neither as its class ({why}) nor as a graph: "
-                f"{str(error).strip().splitlines()[0]}; leave the layers around that out with ignore=[...]"
+                f"{_record.first_line(error)}; leave the layers around that out with ignore=[...]"
             ) from error
-        if difference > TOLERANCE:
+        if difference > tolerance:
             raise _C.Error(
                 f"the narrowed graph's outputs differ by {difference:.3g} from the masked model's, so it is not handed "
                 f"out ({why}); the model does something that one run on the example inputs does not show"

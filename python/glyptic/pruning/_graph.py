@@ -56,7 +56,7 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> fx.Gra
         except Exception as error:
             raise _C.ArgumentError(
                 f"{type(model).__name__} holds sizes in its forward that pruning changes, and torch.export cannot take it apart to "
-                f"rewrite them: {str(error).strip().splitlines()[0]}; take sizes from x.shape or from the layers"
+                f"rewrite them: {_record.first_line(error)}; take sizes from x.shape or from the layers"
             ) from error
         module: Any = program.module()
         return module  # type: ignore[no-any-return]
@@ -230,8 +230,11 @@ def _follow_mode(graph: fx.Graph, other: fx.Graph) -> bool:
         # Counting batches is a side effect of train mode alone, without a user.
         return [n for n in g.nodes if n.op == "call_function" and not (n.target is aten.add_.Tensor and not n.users)]
 
+    def kind(node: fx.Node) -> Any:
+        return aten.reshape.default if node.target is aten.view.default else node.target
+
     ours, theirs = calls(graph), calls(other)
-    if len(ours) != len(theirs) or any(a.target is not b.target for a, b in zip(ours, theirs)):
+    if len(ours) != len(theirs) or any(kind(a) is not kind(b) for a, b in zip(ours, theirs)):
         _follow_known(graph)
         return False
     with graph.inserting_before(next(iter(graph.nodes))):
@@ -296,7 +299,7 @@ def _container(model: nn.Module, source: fx.GraphModule, plan: _C.PrunePlan) -> 
     # Constants that export lifted out of the code, and its guards.
     for node in source.graph.nodes:
         if node.op == "call_module" and not hasattr(root, str(node.target)):
-            root.add_module(str(node.target), source.get_submodule(str(node.target)))
+            root.add_module(str(node.target), _guards(source.get_submodule(str(node.target))))
         if node.op == "get_attr" and node.target != "training":
             holder: Any = root
             *path, leaf = str(node.target).split(".")
@@ -308,6 +311,18 @@ def _container(model: nn.Module, source: fx.GraphModule, plan: _C.PrunePlan) -> 
                     found = getattr(found, part)
                 _assign(root, str(node.target), found.clone() if isinstance(found, torch.Tensor) else found)
     return root
+
+
+def _guards(module: nn.Module) -> nn.Module:
+    """The checks of input sizes that export adds, as a graph too: its own hold a local function, which cannot be pickled."""
+    inside: Any = [cell.cell_contents for cell in getattr(module.forward, "__closure__", None) or ()]
+    try:
+        function = next((f for f in inside if getattr(f, "__name__", "") == "_"), module.forward)
+        made = fx.GraphModule(nn.Module(), fx.Tracer().trace(function), "Guards")
+    except Exception:  # a guard that fx cannot follow
+        return module
+    made._is_impure = True  # type: ignore[assignment]
+    return made
 
 
 def _assign(root: nn.Module, name: str, value: Any) -> None:

@@ -43,6 +43,7 @@ class Record:
     graph: _C.AxisGraph
     calls: list[Call] = field(default_factory=list)
     watch: Any = None
+    input_shapes: list[list[int]] = field(default_factory=list)
     _nodes: Any = None
     notes: list[str] = field(default_factory=list)
 
@@ -83,6 +84,12 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class Recorder(_Mode):  # type: ignore[no-untyped-call]
     """Writes down what runs under it."""
 
@@ -96,6 +103,7 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
         self.module = ""
         self.statistics: tuple[int, ...] = ()
         self.calls_of: dict[str, int] = {}
+        self.record.input_shapes = [list(t.shape) for t in inputs]
         for k, tensor in enumerate(inputs):
             self.nodes[id(tensor)] = self.add(f"input {k}", "input", [], list(tensor.shape))
             self.alive.append(tensor)
@@ -566,7 +574,8 @@ class _State:
         for namespace, own in self.attributes:
             for key in [k for k in namespace if not k.startswith("_") and k not in own]:
                 del namespace[key]
-            namespace.update(own)
+            # The old weight_norm keeps a computed weight there, and one that autograd computed cannot be copied.
+            namespace.update({k: v for k, v in own.items() if not (isinstance(v, torch.Tensor) and v.grad_fn is not None)})
         for tensor, version, value in self.tensors:
             if tensor._version != version:
                 tensor.detach().copy_(value)
