@@ -197,11 +197,12 @@ def test_what_the_pruning_page_refuses():
     with pytest.raises(glyptic.ArgumentError, match="depends on the weights"):
         glyptic.pruning.plan(Looks(), torch.randn(2, 4))
 
-    # A name stands for every group that has a tensor of it; ignore may match nothing, ratios may not.
+    # A name stands for every group that has a tensor of it; one that names nothing is refused.
     model, x = Residual(), torch.randn(4, 3, 8, 8)
     plan = glyptic.pruning.plan(model, x, 0.5, ignore=["block.3"])
     assert [len(g.kept) for g in plan.groups] == [16, 24]
-    glyptic.pruning.plan(model, x, 0.5, ignore=["nothing"])
+    with pytest.raises(glyptic.ArgumentError, match="nothing"):
+        glyptic.pruning.plan(model, x, 0.5, ignore=["nothing"])
     with pytest.raises(glyptic.ArgumentError, match="nothing"):
         glyptic.pruning.plan(model, x, 0.5, ratios={"nothing": 0.5})
 
