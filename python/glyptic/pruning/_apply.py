@@ -448,9 +448,9 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     alive = _C.alive_of(record.graph, plan._core)
     # Weights of zero (a branch that starts closed) and inputs of zero hide mistakes: the same cut of a shaken copy has to
     # be right too, on random inputs.
-    twin, random = _shaken(model), _random_like(inputs)
     trials = [(model, inputs, _reference(model, plan, record, alive, inputs))] if check else []
     if check:
+        twin, random = _shaken(model), _random_like(inputs)
         with contextlib.suppress(Exception):
             expected = _reference(twin, plan, record, alive, random)
             if all(bool(t.isfinite().all()) for t in _record._plain(expected) if t.is_floating_point()):
