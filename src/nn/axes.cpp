@@ -156,6 +156,12 @@ void AxisGraph::bind(int atom, const std::vector<int>& tuple, int why) {
 // from the innermost, where the sizes of their axes tell which belong together; else all of them stay.
 void AxisGraph::unify(int x, int y, int why) {
   if (x == y) return;
+  // Nearly every entry is one free atom.
+  if (const auto& p = elements_[as_index(x)], &q = elements_[as_index(y)]; p.size() == 1 && q.size() == 1) {
+    const int a = root(p[0]), b = root(q[0]);
+    if (a == b) return;
+    if (!atoms_[as_index(a)].bound && !atoms_[as_index(b)].bound) return unite(a, b);
+  }
   const auto a = resolve(x), b = resolve(y);
   if (a == b) return;
   if (a.empty() || b.empty()) {
@@ -207,7 +213,7 @@ void AxisGraph::pin(const Dim& dim, const std::string& why) {
   if (dim.fixed()) return;
   const int number = reason(why);
   for (const int e : dim.entries)
-    for (const int atom : resolve(e)) pin_atom(atom, number);
+    for (const int atom : elements_[as_index(e)]) pin_atom(atom, number);
 }
 
 void AxisGraph::mark_inexact(const Dim& dim, const std::string& why) {
