@@ -17,6 +17,7 @@
 #include "glyptic/sparsity/distribution.h"
 #include "glyptic/sparsity/extract.h"
 #include "glyptic/sparsity/sparsifier.h"
+#include "named.h"
 #include "pruning.h"
 
 namespace py = pybind11;
@@ -24,20 +25,6 @@ using namespace pybind11::literals;
 
 namespace glyptic {
 namespace {
-
-using NamedList = std::vector<std::pair<std::string, at::Tensor>>;
-
-NamedTensors to_named(const NamedList& list) {
-  NamedTensors result;
-  for (const auto& [name, tensor] : list) result.push_back({name, tensor});
-  return result;
-}
-
-NamedList to_pairs(const NamedTensors& list) {
-  NamedList result;
-  for (const auto& entry : list) result.emplace_back(entry.name, entry.tensor);
-  return result;
-}
 
 // A keyword argument as the value of an option.
 Value to_value(const std::string& name, const py::handle& object) {

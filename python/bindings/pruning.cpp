@@ -6,6 +6,7 @@
 #include "glyptic/core/error.h"
 #include "glyptic/nn/axes.h"
 #include "glyptic/pruning/plan.h"
+#include "named.h"
 #include "pruning.h"
 
 namespace py = pybind11;
@@ -13,14 +14,6 @@ using namespace pybind11::literals;
 
 namespace glyptic {
 namespace {
-
-using NamedList = std::vector<std::pair<std::string, at::Tensor>>;
-
-NamedTensors to_named(const NamedList& list) {
-  NamedTensors result;
-  for (const auto& [name, tensor] : list) result.push_back({name, tensor});
-  return result;
-}
 
 void set_option(pruning::PruneOptions& options, const std::string& name, const py::handle& value) {
   if (name == "ratio")
@@ -97,7 +90,6 @@ void bind_pruning(py::module_& m) {
            "tensor"_a, "dim"_a, "alive"_a)
       .def("kept_of_node", py::overload_cast<int, int, const nn::Alive&>(&nn::AxisGraph::kept), "node"_a,
            "dim"_a, "alive"_a)
-      .def("prunable", &nn::AxisGraph::prunable, "node"_a, "dim"_a)
       .def("fixed_because", &nn::AxisGraph::fixed_because, "tensor"_a, "dim"_a)
       .def("nodes", [](const nn::AxisGraph& self) {
         py::list result;

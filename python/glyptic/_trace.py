@@ -444,8 +444,8 @@ def recorded_groups(model: tnn.Module, graph: _C.AxisGraph, conv_to_linear: bool
 
 def _slice_of(graph: _C.AxisGraph, group: int, size: int, tensor: str, dim: int) -> tuple[str, int, int, int] | None:
     """Offset and width of a group's stretch of a dimension; ``None`` when its units do not lie side by side."""
-    entries = [k for k, needs in enumerate(graph.units(tensor, dim)) if any(g == group for g, _ in needs)]
     units = graph.units(tensor, dim)
+    entries = [k for k, needs in enumerate(units) if any(g == group for g, _ in needs)]
     repeat, rest = divmod(len(entries), size)
     if rest or any(units[k] != [(group, j // repeat)] for j, k in enumerate(entries)) or entries[-1] - entries[0] + 1 != len(entries):
         return None

@@ -760,13 +760,6 @@ std::vector<int64_t> AxisGraph::kept(int node, int dim, const Alive& alive) {
   return kept(results_.at(as_index(node)).at(as_index(dim)), alive);
 }
 
-bool AxisGraph::prunable(int node, int dim) {
-  groups();
-  const auto& d = results_.at(as_index(node)).at(as_index(dim));
-  return std::any_of(d.entries.begin(), d.entries.end(),
-                     [&](int e) { return unit_begin_[as_index(e)] < unit_begin_[as_index(e) + 1]; });
-}
-
 std::string AxisGraph::fixed_because(const std::string& tensor, int dim) {
   const auto found = tensor_index_.find(tensor);
   require(found != tensor_index_.end(), "no tensor called '", tensor, "' was traced");

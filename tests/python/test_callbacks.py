@@ -63,14 +63,21 @@ def test_nothing_is_imported_before_use():
         _ = glyptic.callbacks.KerasSparsifier
 
 
-@pytest.mark.skipif(installed("lightning") or installed("pytorch_lightning"), reason="lightning is installed")
-def test_without_lightning():
+def hide(monkeypatch, name, *packages):
+    """As if the packages were not installed, and the class never made."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(vars(glyptic.callbacks), name, raising=False)
+
+
+def test_without_lightning(monkeypatch):
+    hide(monkeypatch, "LightningSparsifier", "lightning.pytorch", "pytorch_lightning")
     with pytest.raises(ImportError, match="pip install lightning"):
         _ = glyptic.callbacks.LightningSparsifier
 
 
-@pytest.mark.skipif(installed("transformers"), reason="transformers is installed")
-def test_without_transformers():
+def test_without_transformers(monkeypatch):
+    hide(monkeypatch, "HuggingFaceSparsifier", "transformers")
     with pytest.raises(ImportError, match="pip install 'transformers"):
         _ = glyptic.callbacks.HuggingFaceSparsifier
 

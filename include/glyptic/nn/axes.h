@@ -117,8 +117,6 @@ class AxisGraph {
   /// Entries that stay, ascending. Of a tensor's dimension, and of a node's result.
   std::vector<int64_t> kept(const std::string& tensor, int dim, const Alive& alive);
   std::vector<int64_t> kept(int node, int dim, const Alive& alive);
-  /// Whether any entry of the node's dimension could ever go.
-  bool prunable(int node, int dim);
   /// Why entries of a tensor's dimension must stay, "" when they need not.
   std::string fixed_because(const std::string& tensor, int dim);
 

@@ -17,7 +17,8 @@ from .. import _C
 from ..nn import GraphModule
 from . import _attributes, _record
 
-# Sums in another order and over fewer entries differ by a few rounding errors of each layer.
+# Sums in another order and over fewer entries differ by a few rounding errors of each layer. Half types round at 1e-3 and 8e-3
+# of a value: five of those.
 TOLERANCE = 1e-5
 _HALF_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -162,16 +163,6 @@ def trace(model: nn.Module, example_inputs: Any) -> _record.Record:
         raise _C.ArgumentError(f"{type(model).__name__} does not run on the example inputs: {_record.first_line(error)}") from error
 
 
-def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    seen: set[int] = set()
-    result: list[tuple[str, torch.Tensor]] = []
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            result.append((name, tensor))
-    return result
-
-
 def plan(
     model: nn.Module,
     example_inputs: Any,
@@ -217,7 +208,7 @@ def plan(
         "ratio": ratio, "importance": importance, "scope": scope, "round_to": round_to, "ratios": dict(ratios or {}),
         "ignore": [ignore] if isinstance(ignore, str) else list(ignore), "max_ratio": max_ratio, "factor": factor, "seed": seed,
     }
-    tensors = _named(model)
+    tensors = _record.named_tensors(model)
     gradients = [(n, t.grad) for n, t in tensors if isinstance(t, nn.Parameter) and t.grad is not None]
     return Plan(_C.plan_pruning(record.graph, tensors, gradients, options), record)
 
@@ -225,7 +216,7 @@ def plan(
 def _copy_with(model: nn.Module, change: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
     """A deep copy whose parameters and buffers are ``change(name, tensor)``; ties stay ties."""
     memo: dict[int, Any] = {}
-    for name, tensor in _named(model):
+    for name, tensor in _record.named_tensors(model):
         value = change(name, tensor.detach())
         memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
     try:
@@ -246,11 +237,6 @@ def masked(model: nn.Module, plan: Plan) -> nn.Module:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _blocks(kept: list[int] | None, size: int, parts: int) -> int:
-    """How many of ``parts`` equal stretches of ``size`` entries still hold one."""
-    return parts if kept is None else len({k // (size // parts) for k in kept})
-
-
 def _settings(model: nn.Module, plan: Plan) -> dict[str, dict[str, int]]:
     """Groups and heads that are left, of layers that lost some."""
     kept = plan.kept
@@ -260,19 +246,19 @@ def _settings(model: nn.Module, plan: Plan) -> dict[str, dict[str, int]]:
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
             rows = kept.get(names.get(id(module.weight), ""), [])
             side = rows[0] if rows else None
-            left = _blocks(side, module.weight.shape[0], module.groups)
+            left = _record.blocks_left(side, module.weight.shape[0], module.groups)
             if left != module.groups:
                 result[path] = {"groups": left}
         elif isinstance(module, nn.GroupNorm) and module.weight is not None:
             rows = kept.get(names.get(id(module.weight), ""), [])
-            left = _blocks(rows[0] if rows else None, module.num_channels, module.num_groups)
+            left = _record.blocks_left(rows[0] if rows else None, module.num_channels, module.num_groups)
             if left != module.num_groups:
                 result[path] = {"num_groups": left}
         elif isinstance(module, nn.MultiheadAttention):
             weight = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
             rows = kept.get(names.get(id(weight), ""), [])
             inner = [k for k in rows[0] if k < module.embed_dim] if rows and rows[0] is not None else None
-            left = _blocks(inner, module.embed_dim, module.num_heads)
+            left = _record.blocks_left(inner, module.embed_dim, module.num_heads)
             if left != module.num_heads:
                 result[path] = {"num_heads": left}
     return result
@@ -363,7 +349,7 @@ def _narrow_own(small: GraphModule, plan: Plan) -> _C.Graph:
         for key in ("groups", "num_groups"):
             parts = node.get("attributes", {}).get(key, 1)
             if parts > 1 and rows is not None:
-                node["attributes"][key] = _blocks(rows, before[weight][0], parts)
+                node["attributes"][key] = _record.blocks_left(rows, before[weight][0], parts)
     graph = _C.Graph.from_json(json.dumps(document))
     graph.validate()
     return graph
@@ -371,10 +357,10 @@ def _narrow_own(small: GraphModule, plan: Plan) -> _C.Graph:
 
 def _rebuild(model: nn.Module, plan: Plan, settings: dict[str, dict[str, int]]) -> nn.Module:
     small = _copy_with(model, lambda name, tensor: plan._core.apply(name, tensor))
-    # Looking at a parametrized weight computes it, and in train mode spectral_norm then moves its own vectors.
     if isinstance(small, GraphModule):
         small.graph = _narrow_own(small, plan)
         return small
+    # Looking at a parametrized weight computes it, and in train mode spectral_norm then moves its own vectors.
     with _record.plain_operations(small, restore=False):
         _set_sizes(small, settings)
         _keep_attention_scale(model, small)
@@ -440,21 +426,13 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     record, tolerance = plan._record, _tolerance(model)
     if record is None or record.input_shapes != [list(t.shape) for t in _record._tensors(inputs)]:
         record = trace(model, inputs)
-    shapes = {name: list(tensor.shape) for name, tensor in _named(model)}
+    shapes = {name: list(tensor.shape) for name, tensor in _record.named_tensors(model)}
     for name, shape in record.graph.tensors():
         if shapes.get(name) != shape:
             found = f"has shape {shapes[name]} there" if name in shapes else "is not there"
             raise _C.ArgumentError(f"the plan was made for another model: '{name}' of shape {shape} {found}")
     alive = _C.alive_of(record.graph, plan._core)
-    # Weights of zero (a branch that starts closed) and inputs of zero hide mistakes: the same cut of a shaken copy has to
-    # be right too, on random inputs.
-    trials = [(model, inputs, _reference(model, plan, record, alive, inputs))] if check else []
-    if check:
-        twin, random = _shaken(model), _random_like(inputs)
-        with contextlib.suppress(Exception):
-            expected = _reference(twin, plan, record, alive, random)
-            if all(bool(t.isfinite().all()) for t in _record._plain(expected) if t.is_floating_point()):
-                trials.append((twin, random, expected))
+    trials = _trials(model, plan, record, alive, inputs) if check else []
     with _record.plain_operations(model):
         settings = _settings(model, plan)
     for path, values in _attributes.settings(record, alive).items():
@@ -504,6 +482,23 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, check: bool = Tr
     return Pruned(small, plan, kind, difference, why, settings, _describe_inputs(inputs))
 
 
+def _trials(
+    model: nn.Module, plan: Plan, record: _record.Record, alive: Any, inputs: tuple[Any, ...]
+) -> list[tuple[nn.Module, tuple[Any, ...], Any]]:
+    """What the same cut must get right: a model, inputs, and the masked model's outputs.
+
+    Weights of zero (a branch that starts closed) and inputs of zero hide mistakes, so a shaken copy is tried too, on random
+    inputs; unless it cannot be run there or is not finite, which says nothing about the cut.
+    """
+    trials = [(model, inputs, _reference(model, plan, record, alive, inputs))]
+    twin, random = _shaken(model), _random_like(inputs)
+    with contextlib.suppress(Exception):
+        expected = _reference(twin, plan, record, alive, random)
+        if all(bool(t.isfinite().all()) for t in _record._plain(expected) if t.is_floating_point()):
+            trials.append((twin, random, expected))
+    return trials
+
+
 def _shaken(model: nn.Module) -> nn.Module:
     """A copy with noise on every parameter, as large as what is there, and not less than 0.05."""
     generator = torch.Generator().manual_seed(0)
@@ -529,14 +524,12 @@ def _random_like(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _with_values(small: nn.Module, original: nn.Module, plan: Plan) -> nn.Module:
     """A copy of the narrowed graph with another model's weights."""
-    values = {n: t.detach() for n, t in [*original.named_parameters(remove_duplicate=False), *original.named_buffers(remove_duplicate=False)]}
-    canonical = {n: _record.tensor_names(original)[id(t)] for n, t in [
-        *original.named_parameters(remove_duplicate=False), *original.named_buffers(remove_duplicate=False)]}
+    values, canonical = dict(_record.every_name(original)), _record.tensor_names(original)
     net = copy.deepcopy(small)
     with torch.no_grad():
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
             if name in values:
-                tensor.copy_(plan._core.apply(canonical[name], values[name]))
+                tensor.copy_(plan._core.apply(canonical[id(values[name])], values[name].detach()))
     return net
 
 
@@ -563,7 +556,7 @@ def save(pruned: Pruned, folder: str | Path) -> None:
     """Writes ``plan.json``, ``pruned.json`` and ``model.safetensors``: no pickled code."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = [(n, t.detach()) for n, t in _named(pruned.model)]
+    tensors = [(n, t.detach()) for n, t in _record.named_tensors(pruned.model)]
     _C.save_safetensors(str(path / "model.safetensors"), tensors, {})
     (path / "plan.json").write_text(pruned.plan.to_json())
     (path / "pruned.json").write_text(
@@ -592,7 +585,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
         small = _rebuild(model, plan, settings)
     held = dict(_C.load_safetensors(str(path / "model.safetensors"))[0])
     with torch.no_grad():
-        for name, tensor in _named(small):
+        for name, tensor in _record.named_tensors(small):
             if name not in held:
                 raise _C.DataError(f"'{path / 'model.safetensors'}' has no tensor '{name}'")
             if held[name].shape != tensor.shape:

@@ -209,8 +209,7 @@ def settings(record: _record.Record, alive: Any) -> dict[str, dict[str, int]]:
         kept = graph.kept_of_node(use.node, use.dim, alive)
         stretch = [k for k in kept if use.start <= k and (use.stop is None or k < use.stop)]
         if use.groups:
-            size = shapes[use.node]["shape"][use.dim] // use.groups
-            value = len({k // size for k in kept})
+            value = _record.blocks_left(kept, shapes[use.node]["shape"][use.dim], use.groups)
         elif use.over is not None:
             value = len(kept) // max(1, len(graph.kept_of_node(use.over[0], use.over[1], alive)))
         else:

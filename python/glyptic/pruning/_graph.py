@@ -45,7 +45,7 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> fx.GraphModule:
-    """The forward as a graph, the batch left open where it can be."""
+    """The forward as a graph, with input sizes left open."""
     # Every size is left open where it can be; the guards that export adds refuse inputs of other sizes where it cannot.
     dynamic = tuple(
         {d: torch.export.Dim.AUTO for d in range(v.dim())} if isinstance(v, torch.Tensor) else None for v in inputs
@@ -101,7 +101,7 @@ class _Narrower:
 
     def rewrite(self, node: Any) -> None:
         name = node.target._schema.name.split("::")[-1] if isinstance(node.target, torch._ops.OpOverload) else ""
-        base = name.rstrip("_") if name not in ("_unsafe_view",) else name
+        base = name.rstrip("_")
         if base in _SHAPE_AT:
             self._shape(node, _SHAPE_AT[base])
         elif base == "unflatten":
@@ -118,14 +118,11 @@ class _Narrower:
                 node.args = (x, dim, sum(k < start for k in kept), sum(start <= k < start + length for k in kept))
         elif base in ("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split"):
             self._split(node)
-        elif base.startswith(("conv", "conv_transpose")) or base == "convolution":
+        elif base.startswith("conv"):
             self._groups(node)
         elif base == "group_norm":
             x = node.args[0]
-            kept = self.kept(x, 1)
-            if kept is not None:
-                groups = int(node.args[1])
-                self._set(node, 1, len({k // (self.run.shape[x][1] // groups) for k in kept}))
+            self._set(node, 1, _record.blocks_left(self.kept(x, 1), self.run.shape[x][1], int(node.args[1])))
         elif base in ("layer_norm", "rms_norm"):
             x = node.args[0]
             rank, k = len(self.run.shape[x]), len(node.args[1])
@@ -215,9 +212,9 @@ class _Narrower:
         schema = node.target._schema
         position = next(k for k, a in enumerate(schema.arguments) if a.name == "groups")
         groups = int(node.args[position]) if len(node.args) > position else 1
-        kept = self.kept(node.args[0], 1)
-        if groups > 1 and kept is not None:
-            self._set(node, position, len({k // (self.run.shape[node.args[0]][1] // groups) for k in kept}))
+        if groups > 1:
+            x = node.args[0]
+            self._set(node, position, _record.blocks_left(self.kept(x, 1), self.run.shape[x][1], groups))
 
 
 def _follow_mode(graph: fx.Graph, other: fx.Graph) -> bool:
@@ -290,8 +287,7 @@ def _container(model: nn.Module, source: fx.GraphModule, plan: _C.PrunePlan) -> 
     root = nn.Module()
     canonical = _record.tensor_names(model)
     made: dict[int, torch.Tensor] = {}
-    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in everything:
+    for name, tensor in _record.every_name(model):
         if id(tensor) not in made:
             value = plan.apply(canonical[id(tensor)], tensor.detach())
             made[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
@@ -368,7 +364,7 @@ def narrow_graph(model: nn.Module, plan: _C.PrunePlan, inputs: tuple[Any, ...]) 
         # The graph's tensors are the model's own, under the same names.
         own = {id(t): n for n, t in [*source.named_parameters(), *source.named_buffers()]}
         originals = _record.tensor_names(model)
-        shared = {n: originals[id(t)] for n, t in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
+        shared = {n: originals[id(t)] for n, t in _record.every_name(model)}
         recorder.names = {**recorder.names, **{key: shared.get(name, name) for key, name in own.items() if name in shared}}
         interpreter.append(_Numbered(source, recorder))
         flat = torch.utils._pytree.tree_flatten((inputs, {}))[0]

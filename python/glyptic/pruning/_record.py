@@ -29,7 +29,6 @@ class Call:
     """One ATen operation: which node each tensor argument and result is."""
 
     function: Any
-    module: str
     inputs: list[int]
     outputs: list[int]
     # Dimensions of its first argument over which it takes statistics, for the masked run.
@@ -102,7 +101,6 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
         self.alive: list[torch.Tensor] = []  # ids stay unique as long as the tensors do
         self.module = ""
         self.statistics: tuple[int, ...] = ()
-        self.calls_of: dict[str, int] = {}
         self.record.input_shapes = [list(t.shape) for t in inputs]
         for k, tensor in enumerate(inputs):
             self.nodes[id(tensor)] = self.add(f"input {k}", "input", [], list(tensor.shape))
@@ -159,7 +157,7 @@ class Recorder(_Mode):  # type: ignore[no-untyped-call]
                 made.append(node)
         if self.weighted.intersection(inputs):
             self.weighted.update(made)
-        self.record.calls.append(Call(func, self.module, inputs, made[: len(outputs)], self.statistics))
+        self.record.calls.append(Call(func, inputs, made[: len(outputs)], self.statistics))
         return result
 
     def opaque(self, label: str, inputs: list[int], outputs: list[torch.Tensor], why: str, note: bool = True) -> list[int]:
@@ -232,22 +230,20 @@ def _constant(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.T
     return [r.add(label, "constant", [], out[0].shape)]
 
 
-def _product(r: Recorder, label: str, a: torch.Tensor, b: torch.Tensor, equation: str, out: torch.Tensor) -> int:
-    return r.add(label, "contract", [r.node(a), r.node(b)], out.shape, (), equation)
-
-
 _EQUATIONS = {"mm": "ab,bc->ac", "bmm": "nab,nbc->nac", "mv": "ab,b->a", "dot": "a,a->", "vdot": "a,a->", "outer": "a,b->ab", "ger": "a,b->ab"}
 _WITH_BIAS = {"addmm": "ab,bc->ac", "baddbmm": "nab,nbc->nac", "addmv": "ab,b->a", "addr": "a,b->ab", "_addmm_activation": "ab,bc->ac"}
 
 
 @_rule(*_EQUATIONS)
 def _matmul(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int]:
-    return [_product(r, label, args[0], args[1], _EQUATIONS[label.rsplit(": ", 1)[-1]], out[0])]
+    inputs = [r.node(args[0]), r.node(args[1])]
+    return [r.add(label, "contract", inputs, out[0].shape, (), _EQUATIONS[label.rsplit(": ", 1)[-1]])]
 
 
 @_rule(*_WITH_BIAS)
 def _matmul_with_bias(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int]:
-    product = _product(r, label, args[1], args[2], _WITH_BIAS[label.rsplit(": ", 1)[-1]], out[0])
+    inputs = [r.node(args[1]), r.node(args[2])]
+    product = r.add(label, "contract", inputs, out[0].shape, (), _WITH_BIAS[label.rsplit(": ", 1)[-1]])
     return [r.add(label, "elementwise", [r.node(args[0]), product], out[0].shape)]
 
 
@@ -299,18 +295,13 @@ def _reduce(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Ten
     position = 2 if name in ("linalg_vector_norm", "norm") else 1
     dims = kwargs.get("dim", args[position] if len(args) > position else None)
     if name in ("linalg_vector_norm", "norm"):
-        return [_norm(r, label, x, dims, out[0])]
+        norm = r.reduce(label, x, dims, out[0], name)
+        r.statistics = ()  # it does not see zeros, so that it is the same over what stays
+        return [norm]
     made = [r.reduce(label, x, dims, out[0], name)]
     if name in ("var_mean", "std_mean"):
         made.append(r.reduce(label, x, dims, out[1], "mean"))
     return made
-
-
-def _norm(r: Recorder, label: str, x: torch.Tensor, dims: Any, out: torch.Tensor) -> int:
-    # A norm does not see zeros, so that it needs no statistics over what stays.
-    node = r.reduce(label, x, dims, out, "norm")
-    r.statistics = ()
-    return node
 
 
 @_rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", "_reshape_copy")
@@ -481,15 +472,20 @@ def _glu(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor
     return [r.add(label, "elementwise", halves, out[0].shape)]
 
 
+def _regroup(r: Recorder, label: str, x: torch.Tensor, split: list[int], order: list[int], out: torch.Tensor) -> list[int]:
+    """A shuffle: seen with more dimensions, these in another order, seen with fewer again."""
+    node = r.reshape(label, r.node(x), split)
+    node = r.add(label, "permute", [node], [split[d] for d in order], order)
+    return [r.reshape(label, node, out.shape)]
+
+
 @_rule("pixel_shuffle")
 def _pixel_shuffle(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int] | None:
     x, f = args
     if x.dim() != 4:
         return None
     n, c, h, w = x.shape
-    split = r.reshape(label, r.node(x), [n, c // (f * f), f, f, h, w])
-    moved = r.add(label, "permute", [split], [n, c // (f * f), h, f, w, f], [0, 1, 4, 2, 5, 3])
-    return [r.reshape(label, moved, out[0].shape)]
+    return _regroup(r, label, x, [n, c // (f * f), f, f, h, w], [0, 1, 4, 2, 5, 3], out[0])
 
 
 @_rule("pixel_unshuffle")
@@ -498,19 +494,14 @@ def _pixel_unshuffle(r: Recorder, label: str, args: Any, kwargs: Any, out: list[
     if x.dim() != 4:
         return None
     n, c, h, w = x.shape
-    split = r.reshape(label, r.node(x), [n, c, h // f, f, w // f, f])
-    moved = r.add(label, "permute", [split], [n, c, f, f, h // f, w // f], [0, 1, 3, 5, 2, 4])
-    return [r.reshape(label, moved, out[0].shape)]
+    return _regroup(r, label, x, [n, c, h // f, f, w // f, f], [0, 1, 3, 5, 2, 4], out[0])
 
 
 @_rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(r: Recorder, label: str, args: Any, kwargs: Any, out: list[torch.Tensor]) -> list[int]:
     x, groups = args
     n, c, *space = x.shape
-    split = r.reshape(label, r.node(x), [n, groups, c // groups, *space])
-    dims = [0, 2, 1, *range(3, 3 + len(space))]
-    moved = r.add(label, "permute", [split], [n, c // groups, groups, *space], dims)
-    return [r.reshape(label, moved, out[0].shape)]
+    return _regroup(r, label, x, [n, groups, c // groups, *space], [0, 2, 1, *range(3, 3 + len(space))], out[0])
 
 
 _SPATIAL = ("pool", "upsample", "reflection_pad", "replication_pad")
@@ -608,12 +599,27 @@ def _module_names(model: nn.Module, recorder: Any) -> Iterator[None]:
             handle.remove()
 
 
+def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, each tensor once under its first name."""
+    first: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        first.setdefault(id(tensor), (name, tensor))
+    return list(first.values())
+
+
+def every_name(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers under all of their names."""
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
 def tensor_names(model: nn.Module) -> dict[int, str]:
     """The first name of each parameter and buffer, by identity: tied ones have one."""
-    names: dict[int, str] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        names.setdefault(id(tensor), name)
-    return names
+    return {id(tensor): name for name, tensor in named_tensors(model)}
+
+
+def blocks_left(kept: Sequence[int] | None, size: int, parts: int) -> int:
+    """How many of ``parts`` equal stretches of ``size`` entries still hold one; ``None`` is all entries."""
+    return parts if kept is None else len({k // (size // parts) for k in kept})
 
 
 def record(model: nn.Module, inputs: tuple[Any, ...], run: Callable[[Recorder], Any] | None = None) -> tuple[Record, Recorder]:
@@ -686,10 +692,8 @@ class MaskedRun(_Mode):  # type: ignore[no-untyped-call]
             return func(small, *args[1:], **kwargs)
         rest = list(args[1:])
         if name == "native_group_norm":
-            groups, kept_groups = args[6], {k // (x.shape[1] // args[6]) for k in kept[1]}
             rest[0], rest[1] = (None if t is None else t.index_select(0, lost[1]) for t in rest[:2])
-            rest[3], rest[5] = small.shape[1], len(kept_groups)
-            del groups
+            rest[3], rest[5] = small.shape[1], blocks_left(kept[1], x.shape[1], args[6])
         else:
             rest[0] = [small.shape[d] for d in call.statistics]
             offset = x.dim() - len(call.statistics)

@@ -15,7 +15,7 @@ from ..pruning import Plan
 from ..pruning import apply as apply_plan
 from ..pruning._apply import as_inputs
 from ..pruning._apply import trace as run_once
-from ..pruning._record import plain_operations, relative_difference
+from ..pruning._record import named_tensors, plain_operations, relative_difference
 from ._sparsifier import Sparsifier
 
 __all__ = ["Extraction", "extract"]
@@ -125,8 +125,7 @@ def _extract_recorded(
     inputs = as_inputs(example_input)
     record = run_once(model, inputs)
     graph = record.graph
-    names = {id(t): n for n, t in reversed([*model.named_parameters(), *model.named_buffers()])}
-    tensors = {n: t.detach() for t, n in ((t, names[id(t)]) for t in [*model.parameters(), *model.buffers()])}
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model)}
     declared = dict(sparsifier.liveness()) if sparsifier is not None else {}
     alive = graph.all()
     groups = graph.groups()
@@ -142,14 +141,14 @@ def _extract_recorded(
         return ~used
 
     for number, group in enumerate(groups):
-        trained = [m for m in group.members if tensors[m.tensor].requires_grad or tensors[m.tensor].is_floating_point()]
-        readers = [m for m in trained if tensors[m.tensor].dim() > 1 and m.dim > 0]
-        holders = [m for m in trained if not m.tensor.endswith(("running_mean", "running_var"))]
+        members = [m for m in group.members if tensors[m.tensor].is_floating_point()]
+        readers = [m for m in members if tensors[m.tensor].dim() > 1 and m.dim > 0]
+        holders = [m for m in members if not m.tensor.endswith(("running_mean", "running_var"))]
         dead = torch.zeros(group.size, dtype=torch.bool)
-        for members in (readers, holders):
-            if members:
+        for sufficient in (readers, holders):
+            if sufficient:
                 zero = torch.ones(group.size, dtype=torch.bool)
-                for member in members:
+                for member in sufficient:
                     zero &= zero_units(number, member.tensor, member.dim)
                 dead |= zero
         if group.inexact_because:
