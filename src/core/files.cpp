@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
+#include <vector>
 
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
@@ -152,6 +154,27 @@ void MappedFile::check_size() const {
                      " to ", status.st_size, " bytes while it was open; write it anew and load it again");
 }
 
+namespace {
+
+constexpr std::string_view kTemporaryPrefix = ".glyptic-", kTemporarySuffix = ".tmp";
+
+bool is_temporary(const std::string& name) {
+  return name.size() > kTemporaryPrefix.size() + kTemporarySuffix.size() &&
+         name.compare(0, kTemporaryPrefix.size(), kTemporaryPrefix) == 0 &&
+         name.compare(name.size() - kTemporarySuffix.size(), kTemporarySuffix.size(), kTemporarySuffix) == 0;
+}
+
+}  // namespace
+
+void AtomicFile::remove_leftovers(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::error_code error;  // what cannot be listed or removed stays: it costs disk space and nothing else
+  std::vector<fs::path> leftovers;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    if (is_temporary(entry->path().filename().string())) leftovers.push_back(entry->path());
+  for (const auto& path : leftovers) fs::remove(path, error);
+}
+
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   namespace fs = std::filesystem;
   require(!path.empty(), "cannot write a file without a name; give a path");
@@ -172,7 +195,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   if (folder_.empty()) folder_ = ".";
   static std::atomic<uint64_t> counter{0};
   do {
-    temporary_ = str(folder_, "/.glyptic-", ::getpid(), "-", counter++, ".tmp");
+    temporary_ = str(folder_, "/", kTemporaryPrefix, ::getpid(), "-", counter++, kTemporarySuffix);
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   } while (descriptor_ < 0 && (errno == EEXIST || errno == EINTR));
   if (descriptor_ < 0) throw_errno("write", path_, errno);

@@ -44,6 +44,10 @@ class MappedFile {
 /// temporary.
 class AtomicFile {
  public:
+  /// Removes the temporaries that writers killed before their commit left in `folder`. Only for a folder that
+  /// no other process writes to now.
+  static void remove_leftovers(const std::string& folder);
+
   explicit AtomicFile(const std::string& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

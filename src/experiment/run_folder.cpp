@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "../core/files.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
@@ -100,6 +101,9 @@ void RunFolder::lock() {
                                "; make it writable or start a run elsewhere"));
   require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_,
           "'; wait for it or stop it");
+  // A run killed while it wrote a file leaves its unfinished copy.
+  for (const char* folder : {"", "checkpoints", "extracted"})
+    files::AtomicFile::remove_leftovers(file(folder));
 }
 
 std::string RunFolder::file(const std::string& name) const {

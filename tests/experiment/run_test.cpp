@@ -413,7 +413,14 @@ TEST_F(RunTest, FoldersAreTakenOnce) {
   expect_contains(message_of<ArgumentError>([&] { RunFolder::create(path("a")); }),
                   "already holds a run; continue it with: glyptic resume " + path("a"));
   { auto moved = std::move(first); }  // its end releases the lock
+  // What a writer killed before its rename leaves goes with the next lock; other names are somebody's files.
+  write("a/checkpoints/.glyptic-41-6.tmp", "half");
+  write("a/.glyptic-41-7.tmp", "half");
+  write("a/checkpoints/.glyptic.tmp", "mine");
   second.lock();
+  EXPECT_FALSE(std::filesystem::exists(path("a/checkpoints/.glyptic-41-6.tmp")));
+  EXPECT_FALSE(std::filesystem::exists(path("a/.glyptic-41-7.tmp")));
+  EXPECT_TRUE(std::filesystem::exists(path("a/checkpoints/.glyptic.tmp")));
   expect_contains(message_of<MissingFileError>([&] { RunFolder::open(path("none")); }), "holds no run");
   write("file", "x");
   expect_contains(message_of<MissingFileError>([&] { RunFolder::create(path("file")); }),
