@@ -36,6 +36,7 @@ void step_lines(const AdamEntry& entry, int64_t begin, int64_t end, const AdamSc
   };
   const auto fetch = [&](int64_t i) {
     __builtin_prefetch(e.weight + i, 1);
+    if (flags & kAdamOrigin) __builtin_prefetch(e.origin + i);
     __builtin_prefetch(e.grad + i);
     __builtin_prefetch(e.exp_avg + i, 1);
     __builtin_prefetch(e.exp_avg_sq + i, 1);

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads) step(const AdamEntry* entries, Chunk
   const int64_t end = smaller(place.begin + map.chunk, e.size);
   int64_t first = place.begin;
   if (aligned(e.weight, 16) && aligned(e.grad, 16) && aligned(e.exp_avg, 16) && aligned(e.exp_avg_sq, 16) &&
-      aligned(e.mask, 4) && aligned(e.steps, 16)) {
+      aligned(e.mask, 4) && aligned(e.steps, 16) && aligned(e.origin, 16)) {
     const int64_t whole = place.begin + (end - place.begin) / 4 * 4;
     for (int64_t i = place.begin + 4 * static_cast<int64_t>(threadIdx.x); i < whole; i += 4 * kThreads) {
       uchar4 keep = make_uchar4(1, 1, 1, 1);
@@ -23,13 +23,13 @@ __global__ void __launch_bounds__(kThreads) step(const AdamEntry* entries, Chunk
         if (s.off_mask_is_zero && none_active(keep)) continue;
       }
       // Registers that look like the arrays of four weights, so that the arithmetic is written once.
-      float4 w = *reinterpret_cast<const float4*>(e.weight + i);
+      float4 w = *reinterpret_cast<const float4*>(((flags & kAdamOrigin) ? e.origin : e.weight) + i);
       float4 g = *reinterpret_cast<const float4*>(e.grad + i);
       float4 m = *reinterpret_cast<const float4*>(e.exp_avg + i);
       float4 v = *reinterpret_cast<const float4*>(e.exp_avg_sq + i);
       int4 steps = make_int4(0, 0, 0, 0);
       if (flags & kAdamSteps) steps = *reinterpret_cast<const int4*>(e.steps + i);
-      AdamEntry four{&w.x, &g.x, &m.x, &v.x, &keep.x, &steps.x, 4};
+      AdamEntry four{&w.x, &g.x, &m.x, &v.x, &keep.x, &steps.x, 4, &w.x};
 #pragma unroll
       for (int j = 0; j < 4; ++j) adam_element<flags>(four, j, s);
       *reinterpret_cast<float4*>(e.weight + i) = w;

@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(kThreads) step(const SgdEntry* entries, ChunkM
   const int64_t end = smaller(place.begin + map.chunk, e.size);
   int64_t first = place.begin;
   // Four weights per thread and turn where memory is aligned; chunks begin at multiples of four.
-  if (aligned(e.weight, 16) && aligned(e.grad, 16) && aligned(e.velocity, 16) && aligned(e.mask, 4)) {
+  if (aligned(e.weight, 16) && aligned(e.origin, 16) && aligned(e.grad, 16) && aligned(e.velocity, 16) &&
+      aligned(e.mask, 4)) {
     const int64_t whole = place.begin + (end - place.begin) / 4 * 4;
     for (int64_t i = place.begin + 4 * static_cast<int64_t>(threadIdx.x); i < whole; i += 4 * kThreads) {
       uchar4 m4 = make_uchar4(1, 1, 1, 1);
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) step(const SgdEntry* entries, ChunkM
         m4 = *reinterpret_cast<const uchar4*>(e.mask + i);
         if (s.off_mask_is_zero && none_active(m4)) continue;
       }
-      float4 w4 = *reinterpret_cast<const float4*>(e.weight + i);
+      const float4 w4 = *reinterpret_cast<const float4*>(((flags & kSgdOrigin) ? e.origin : e.weight) + i);
       const float4 g4 = *reinterpret_cast<const float4*>(e.grad + i);
       float4 v4 = make_float4(0, 0, 0, 0);
       if ((flags & kSgdMomentum) && !(flags & kSgdFirst))
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) step(const SgdEntry* entries, ChunkM
       const float g[4] = {g4.x, g4.y, g4.z, g4.w};
       const uint8_t m[4] = {m4.x, m4.y, m4.z, m4.w};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sgd_element<flags>(w, g, v, m, j, s);
+      for (int j = 0; j < 4; ++j) sgd_element<flags>(w, w, g, v, m, j, s);
       *reinterpret_cast<float4*>(e.weight + i) = make_float4(w[0], w[1], w[2], w[3]);
       if (flags & kSgdMomentum)
         *reinterpret_cast<float4*>(e.velocity + i) = make_float4(v[0], v[1], v[2], v[3]);
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) step(const SgdEntry* entries, ChunkM
     first = whole;
   }
   for (int64_t i = first + threadIdx.x; i < end; i += kThreads)
-    sgd_element<flags>(e.weight, e.grad, e.velocity, e.mask, i, s);
+    sgd_element<flags>(e.weight, e.origin, e.grad, e.velocity, e.mask, i, s);
 }
 
 using Kernel = void (*)(const SgdEntry*, ChunkMap, SgdScalars);

@@ -18,51 +18,15 @@
 #include "glyptic/sparsity/extract.h"
 #include "glyptic/sparsity/sparsifier.h"
 #include "named.h"
+#include "options.h"
 #include "pruning.h"
+#include "sharpness.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
 
 namespace glyptic {
 namespace {
-
-// A keyword argument as the value of an option.
-Value to_value(const std::string& name, const py::handle& object) {
-  if (py::isinstance<py::bool_>(object)) return object.cast<bool>();
-  if (py::isinstance<py::int_>(object)) return object.cast<int64_t>();
-  if (py::isinstance<py::float_>(object)) return object.cast<double>();
-  if (py::isinstance<py::str>(object)) return object.cast<std::string>();
-  if (py::isinstance<py::dict>(object)) return object.cast<std::map<std::string, double>>();
-  if (py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object)) {
-    const auto sequence = py::reinterpret_borrow<py::sequence>(object);
-    bool words = py::len(sequence) > 0, whole = true;
-    for (const auto& item : sequence) {
-      words = words && py::isinstance<py::str>(item);
-      whole = whole && py::isinstance<py::int_>(item);
-    }
-    if (words) return object.cast<std::vector<std::string>>();
-    if (whole) return object.cast<std::vector<int64_t>>();
-    return object.cast<std::vector<double>>();
-  }
-  // NumPy scalars and the like know how to be a number.
-  if (py::hasattr(object, "__index__"))
-    return static_cast<int64_t>(py::int_(py::reinterpret_borrow<py::object>(object)));
-  if (py::hasattr(object, "__float__"))
-    return static_cast<double>(py::float_(py::reinterpret_borrow<py::object>(object)));
-  throw py::type_error(str("keyword ", name, ": a ", py::str(py::type::of(object)).cast<std::string>(),
-                           " cannot be an option"));
-}
-
-sparsity::SparsityOptions to_options(const py::dict& keywords) {
-  sparsity::SparsityOptions options;
-  Options declared;
-  options.declare(declared);
-  for (const auto& [key, value] : keywords) {
-    const auto name = key.cast<std::string>();
-    declared.set(name, to_value(name, value), "keyword argument");
-  }
-  return options;
-}
 
 py::dict stats_dict(const sparsity::Sparsifier& self) {
   sparsity::Sparsifier::Stats stats;
@@ -261,12 +225,8 @@ void bind_sparsity(py::module_& m) {
   m.def(
       "sparsity_options",
       [](const py::dict& keywords) {
-        auto options = to_options(keywords);
-        Options declared;
-        options.declare(declared);
-        py::dict result;
-        for (const auto& option : declared.list()) result[py::str(option.name)] = py::cast(option.get());
-        return result;
+        auto options = options_from<sparsity::SparsityOptions>(keywords);
+        return options_dict(options);
       },
       "The options of the sparsity family after presets and keywords.", "keywords"_a = py::dict());
 
@@ -274,7 +234,7 @@ void bind_sparsity(py::module_& m) {
       .def(py::init([](const NamedList& parameters, const std::vector<std::string>& prunable,
                        const py::dict& keywords, std::vector<nn::ChannelGroup> groups,
                        const NamedList& state) {
-             auto options = to_options(keywords);
+             auto options = options_from<sparsity::SparsityOptions>(keywords);
              const py::gil_scoped_release release;
              return std::make_unique<sparsity::Sparsifier>(to_named(parameters), prunable, std::move(options),
                                                            std::move(groups), to_named(state));
@@ -392,6 +352,7 @@ PYBIND11_MODULE(_C, m) {
   bind_nn(m);
   bind_sparsity(m);
   bind_pruning(m);
+  bind_sharpness(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,

@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import callbacks, nn, optim, pruning, sparsity  # noqa: E402
+from . import callbacks, nn, optim, pruning, sharpness, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -59,5 +59,6 @@ __all__ = [
     "optim",
     "pruning",
     "save_safetensors",
+    "sharpness",
     "sparsity",
 ]

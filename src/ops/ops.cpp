@@ -20,40 +20,12 @@ namespace glyptic::ops {
 
 namespace {
 
-/// Sorts the tensors of a call by where they are computed: `add(i, table)` appends entry i to a table.
-template <class Entry>
-struct Plan {
-  Table<Entry> cpu;
-  std::map<c10::DeviceIndex, Table<Entry>> cuda;
-  std::vector<std::size_t> composite;
-
-  Table<Entry>* table(const at::Tensor& tensor, bool dense) {
-    const Path path = path_of(tensor);
-    if (dense && path == Path::cpu) return &cpu;
-    if (dense && path == Path::cuda) return &cuda[tensor.get_device()];
-    return nullptr;
-  }
-};
-
-TensorList pick(const TensorList& list, const std::vector<std::size_t>& indices) {
-  TensorList result;
-  if (list.empty()) return result;
-  for (const auto i : indices) result.push_back(list[i]);
-  return result;
-}
-
-template <class T>
-T* data_of(const at::Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
-}
-
-bool is_meta(const TensorList& list) {
-  return !list.empty() && list[0].is_meta();
-}
-
-template <class Entry>
-int64_t size_of(const Entry& entry) {
-  return entry.size;
+/// The composite steps in place, so it starts from where the step starts.
+void restore_composite(const TensorList& weights, const TensorList& origins,
+                       const std::vector<std::size_t>& indices) {
+  const at::NoGradGuard no_grad;
+  if (!origins.empty())
+    for (const auto i : indices) weights[i].copy_(origins[i]);
 }
 
 }  // namespace
@@ -62,14 +34,15 @@ int64_t size_of(const Entry& entry) {
 // ------------------------------------------------------------------------------------------------
 
 void masked_sgd_(const TensorList& weights, const TensorList& grads, const TensorList& momenta,
-                 const TensorList& masks, const SgdArgs& args) {
-  constexpr auto op = "masked_sgd_";
+                 const TensorList& masks, const SgdArgs& args, const TensorList& origins) {
+  const auto* op = origins.empty() ? "masked_sgd_" : "restore_sgd_";
   check_first(op, "weights", weights);
   check_floating(op, "weights", weights);
   check_like(op, "grads", grads, "weights", weights, {.same_dtype = true});
   check_like(op, "momenta", momenta, "weights", weights,
              {.may_be_empty = args.momentum == 0, .same_dtype = true});
   check_like(op, "masks", masks, "weights", weights, {.may_be_empty = true, .dtype = at::kBool});
+  check_like(op, "origins", origins, "weights", weights, {.may_be_empty = true, .same_dtype = true});
   check_finite(op, "lr", args.lr);
   check_finite(op, "momentum", args.momentum);
   check_finite(op, "dampening", args.dampening);
@@ -83,7 +56,8 @@ void masked_sgd_(const TensorList& weights, const TensorList& grads, const Tenso
     const auto& w = weights[i];
     const bool dense = w.scalar_type() == at::kFloat && same_layout(w, grads[i]) &&
                        (!with_momentum || same_layout(w, momenta[i])) &&
-                       (masks.empty() || same_layout(w, masks[i]));
+                       (masks.empty() || same_layout(w, masks[i])) &&
+                       (origins.empty() || same_layout(w, origins[i]));
     auto* table = plan.table(w, dense);
     if (!table) {
       plan.composite.push_back(i);
@@ -91,7 +65,8 @@ void masked_sgd_(const TensorList& weights, const TensorList& grads, const Tenso
     }
     table->entries.push_back({data_of<float>(w), grads[i].const_data_ptr<float>(),
                               with_momentum ? data_of<float>(momenta[i]) : nullptr,
-                              masks.empty() ? nullptr : mask_data(masks[i]), w.numel()});
+                              masks.empty() ? nullptr : mask_data(masks[i]), w.numel(),
+                              origins.empty() ? nullptr : origins[i].const_data_ptr<float>()});
     mark_changed(w);
     if (with_momentum) mark_changed(momenta[i]);
   }
@@ -113,9 +88,11 @@ void masked_sgd_(const TensorList& weights, const TensorList& grads, const Tenso
     cuda::masked_sgd({at::kCUDA, index}, table, scalars);
   }
 #endif
-  if (!plan.composite.empty())
+  if (!plan.composite.empty()) {
+    restore_composite(weights, origins, plan.composite);
     reference::masked_sgd_(pick(weights, plan.composite), pick(grads, plan.composite),
                            pick(momenta, plan.composite), pick(masks, plan.composite), args);
+  }
 }
 
 // ---- masked Adam
@@ -146,8 +123,8 @@ std::shared_ptr<const std::vector<kernels::AdamCorrection>> adam_table(double be
 
 void masked_adamw_(const TensorList& weights, const TensorList& grads, const TensorList& exp_avgs,
                    const TensorList& exp_avg_sqs, const TensorList& masks, const TensorList& weight_steps,
-                   const AdamArgs& args) {
-  constexpr auto op = "masked_adamw_";
+                   const AdamArgs& args, const TensorList& origins) {
+  const auto* op = origins.empty() ? "masked_adamw_" : "restore_adamw_";
   check_first(op, "weights", weights);
   check_floating(op, "weights", weights);
   check_like(op, "grads", grads, "weights", weights, {.same_dtype = true});
@@ -155,6 +132,7 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
   check_like(op, "exp_avg_sqs", exp_avg_sqs, "weights", weights, {.same_dtype = true});
   check_like(op, "masks", masks, "weights", weights, {.may_be_empty = true, .dtype = at::kBool});
   check_like(op, "weight_steps", weight_steps, "weights", weights, {.may_be_empty = true, .dtype = at::kInt});
+  check_like(op, "origins", origins, "weights", weights, {.may_be_empty = true, .same_dtype = true});
   check_finite(op, "lr", args.lr);
   check_finite(op, "eps", args.eps);
   check_finite(op, "weight_decay", args.weight_decay);
@@ -171,6 +149,7 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
     const bool dense = w.scalar_type() == at::kFloat && same_layout(w, grads[i]) &&
                        same_layout(w, exp_avgs[i]) && same_layout(w, exp_avg_sqs[i]) &&
                        (masks.empty() || same_layout(w, masks[i])) &&
+                       (origins.empty() || same_layout(w, origins[i])) &&
                        (weight_steps.empty() || (table_fits && same_layout(w, weight_steps[i])));
     auto* table = plan.table(w, dense);
     if (!table) {
@@ -180,7 +159,8 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
     table->entries.push_back({data_of<float>(w), grads[i].const_data_ptr<float>(),
                               data_of<float>(exp_avgs[i]), data_of<float>(exp_avg_sqs[i]),
                               masks.empty() ? nullptr : mask_data(masks[i]),
-                              weight_steps.empty() ? nullptr : data_of<int32_t>(weight_steps[i]), w.numel()});
+                              weight_steps.empty() ? nullptr : data_of<int32_t>(weight_steps[i]), w.numel(),
+                              origins.empty() ? nullptr : origins[i].const_data_ptr<float>()});
     mark_changed(w);
     mark_changed(exp_avgs[i]);
     mark_changed(exp_avg_sqs[i]);
@@ -216,10 +196,12 @@ void masked_adamw_(const TensorList& weights, const TensorList& grads, const Ten
     cuda::masked_adamw({at::kCUDA, index}, table, scalars);
   }
 #endif
-  if (!plan.composite.empty())
+  if (!plan.composite.empty()) {
+    restore_composite(weights, origins, plan.composite);
     reference::masked_adamw_(pick(weights, plan.composite), pick(grads, plan.composite),
                              pick(exp_avgs, plan.composite), pick(exp_avg_sqs, plan.composite),
                              pick(masks, plan.composite), pick(weight_steps, plan.composite), args);
+  }
 }
 
 // ---- masks

@@ -34,6 +34,14 @@ void sgd(at::TensorList weights, at::TensorList grads, at::TensorList momenta, a
               {lr, momentum, dampening, weight_decay, nesterov, maximize, first_step, off_mask_is_zero});
 }
 
+void restore_sgd(at::TensorList weights, at::TensorList origins, at::TensorList grads, at::TensorList momenta,
+                 at::TensorList masks, double lr, double momentum, double dampening, double weight_decay,
+                 bool nesterov, bool maximize, bool first_step, bool off_mask_is_zero) {
+  masked_sgd_(list(weights), list(grads), list(momenta), list(masks),
+              {lr, momentum, dampening, weight_decay, nesterov, maximize, first_step, off_mask_is_zero},
+              list(origins));
+}
+
 void adamw(at::TensorList weights, at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
            at::TensorList masks, at::TensorList weight_steps, double lr, double beta1, double beta2,
            double eps, double weight_decay, bool decoupled, bool maximize, int64_t step,
@@ -41,6 +49,15 @@ void adamw(at::TensorList weights, at::TensorList grads, at::TensorList exp_avgs
   masked_adamw_(list(weights), list(grads), list(exp_avgs), list(exp_avg_sqs), list(masks),
                 list(weight_steps),
                 {lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step, off_mask_is_zero});
+}
+
+void restore_adamw(at::TensorList weights, at::TensorList origins, at::TensorList grads,
+                   at::TensorList exp_avgs, at::TensorList exp_avg_sqs, at::TensorList masks,
+                   at::TensorList weight_steps, double lr, double beta1, double beta2, double eps,
+                   double weight_decay, bool decoupled, bool maximize, int64_t step, bool off_mask_is_zero) {
+  masked_adamw_(
+      list(weights), list(grads), list(exp_avgs), list(exp_avg_sqs), list(masks), list(weight_steps),
+      {lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step, off_mask_is_zero}, list(origins));
 }
 
 void apply(at::TensorList tensors, at::TensorList masks) {
@@ -95,6 +112,8 @@ void fill(const at::Tensor& out, int64_t seed, int64_t stream, int64_t offset,
 void implement(torch::Library& m) {
   m.impl("masked_sgd_", TORCH_FN(sgd));
   m.impl("masked_adamw_", TORCH_FN(adamw));
+  m.impl("restore_sgd_", TORCH_FN(restore_sgd));
+  m.impl("restore_adamw_", TORCH_FN(restore_adamw));
   m.impl("mask_apply_", TORCH_FN(apply));
   m.impl("topk_masks", TORCH_FN(topk));
   m.impl("mask_update_", TORCH_FN(update));
@@ -117,6 +136,17 @@ TORCH_LIBRARY(glyptic, m) {
       "Tensor[] masks, Tensor(d!)[] weight_steps, *, float lr, float beta1=0.9, float beta2=0.999, "
       "float eps=1e-08, float weight_decay=0.01, bool decoupled=True, bool maximize=False, int step=1, "
       "bool off_mask_is_zero=False) -> ()",
+      tags);
+  m.def(
+      "restore_sgd_(Tensor(a!)[] weights, Tensor[] origins, Tensor[] grads, Tensor(b!)[] momenta, "
+      "Tensor[] masks, *, float lr, float momentum=0.0, float dampening=0.0, float weight_decay=0.0, "
+      "bool nesterov=False, bool maximize=False, bool first_step=False, bool off_mask_is_zero=False) -> ()",
+      tags);
+  m.def(
+      "restore_adamw_(Tensor(a!)[] weights, Tensor[] origins, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+      "Tensor(c!)[] exp_avg_sqs, Tensor[] masks, Tensor(d!)[] weight_steps, *, float lr, float beta1=0.9, "
+      "float beta2=0.999, float eps=1e-08, float weight_decay=0.01, bool decoupled=True, "
+      "bool maximize=False, int step=1, bool off_mask_is_zero=False) -> ()",
       tags);
   m.def("mask_apply_(Tensor(a!)[] tensors, Tensor[] masks) -> ()", tags);
   m.def(
@@ -151,8 +181,8 @@ TORCH_LIBRARY_IMPL(glyptic, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(glyptic, Autograd, m) {
-  for (const char* name : {"masked_sgd_", "masked_adamw_", "mask_apply_", "topk_masks", "mask_update_",
-                           "channel_scores", "philox_fill_"})
+  for (const char* name : {"masked_sgd_", "masked_adamw_", "restore_sgd_", "restore_adamw_", "mask_apply_",
+                           "topk_masks", "mask_update_", "channel_scores", "philox_fill_"})
     m.impl(name, torch::CppFunction::makeFallthrough());
 }
 

@@ -4,6 +4,7 @@
 
 #include <torch/library.h>
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -85,5 +86,41 @@ inline const uint8_t* mask_data(const at::Tensor& mask) {
 std::string dtype_name(at::ScalarType type);
 
 bool score_reads_b(Score score);
+
+/// Sorts the tensors of a call by where they are computed: `add(i, table)` appends entry i to a table.
+template <class Entry>
+struct Plan {
+  Table<Entry> cpu;
+  std::map<c10::DeviceIndex, Table<Entry>> cuda;
+  std::vector<std::size_t> composite;
+
+  Table<Entry>* table(const at::Tensor& tensor, bool dense) {
+    const Path path = path_of(tensor);
+    if (dense && path == Path::cpu) return &cpu;
+    if (dense && path == Path::cuda) return &cuda[tensor.get_device()];
+    return nullptr;
+  }
+};
+
+inline TensorList pick(const TensorList& list, const std::vector<std::size_t>& indices) {
+  TensorList result;
+  if (list.empty()) return result;
+  for (const auto i : indices) result.push_back(list[i]);
+  return result;
+}
+
+template <class T>
+T* data_of(const at::Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+inline bool is_meta(const TensorList& list) {
+  return !list.empty() && list[0].is_meta();
+}
+
+template <class Entry>
+int64_t size_of(const Entry& entry) {
+  return entry.size;
+}
 
 }  // namespace glyptic::ops

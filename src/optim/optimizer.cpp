@@ -87,59 +87,65 @@ Optimizer::Zeros Optimizer::look(std::size_t index, const at::Tensor& mask) cons
   return all ? seen : Zeros{};
 }
 
-void Optimizer::step(const std::vector<at::Tensor>& masks) {
+void Optimizer::step(const std::vector<at::Tensor>& masks, const std::vector<at::Tensor>& origins) {
   const at::NoGradGuard no_grad;
   require(masks.empty() || masks.size() == parameters_.size(), "optimizer step: ", masks.size(),
           " masks for ", parameters_.size(), " parameters");
+  require(origins.empty() || origins.size() == parameters_.size(), "optimizer step: ", origins.size(),
+          " origins for ", parameters_.size(), " parameters");
   if (options_.max_grad_norm > 0) clip(masks);
   ++steps_;
-  // One fused call for each combination of (has a mask, is decayed).
-  for (const bool masked : {false, true}) {
-    for (const bool decayed : {false, true}) {
-      ops::TensorList weights, grads, keep;
-      std::vector<ops::TensorList> state(slots_.size());
-      std::vector<std::size_t> indices;
-      bool zeros = masked;
-      for (std::size_t i = 0; i < parameters_.size(); ++i) {
-        const auto& weight = parameters_[i].tensor;
-        const bool has_mask = i < masks.size() && masks[i].defined();
-        if (!weight.grad().defined() || has_mask != masked ||
-            (options_.decay_one_dimensional || weight.dim() > 1) != decayed)
-          continue;
-        weights.push_back(weight);
-        grads.push_back(weight.grad());
-        if (masked) {
-          keep.push_back(masks[i]);
-          indices.push_back(i);
-          zeros = zeros && !zeros_[i].empty() && zeros_[i] == look(i, masks[i]);
-        }
-        for (std::size_t s = 0; s < slots_.size(); ++s) state[s].push_back(slots_[s].tensors[i]);
+  // One fused call for each combination of (has an origin, has a mask, is decayed).
+  for (const int kind : {0, 1, 2, 3, 4, 5, 6, 7}) {
+    const bool masked = (kind & 1) != 0, decayed = (kind & 2) != 0, moved = (kind & 4) != 0;
+    if (moved && origins.empty()) break;
+    ops::TensorList weights, grads, keep, from;
+    std::vector<ops::TensorList> state(slots_.size());
+    std::vector<std::size_t> indices;
+    bool zeros = masked;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const auto& weight = parameters_[i].tensor;
+      const bool has_mask = i < masks.size() && masks[i].defined();
+      if (!weight.grad().defined() || has_mask != masked ||
+          (!origins.empty() && origins[i].defined()) != moved ||
+          (options_.decay_one_dimensional || weight.dim() > 1) != decayed)
+        continue;
+      weights.push_back(weight);
+      grads.push_back(weight.grad());
+      if (moved) from.push_back(origins[i]);
+      if (masked) {
+        keep.push_back(masks[i]);
+        indices.push_back(i);
+        zeros = zeros && !zeros_[i].empty() && zeros_[i] == look(i, masks[i]);
       }
-      if (weights.empty()) continue;
-      const double decay = decayed ? options_.weight_decay : 0;
-      if (options_.name == "sgd") {
-        ops::masked_sgd_(weights, grads, state.empty() ? ops::TensorList{} : state[0], keep,
-                         {.lr = lr_,
-                          .momentum = options_.momentum,
-                          .dampening = options_.dampening,
-                          .weight_decay = decay,
-                          .nesterov = options_.nesterov,
-                          .first_step = steps_ == 1,
-                          .off_mask_is_zero = zeros});
-      } else {
-        ops::masked_adamw_(weights, grads, state[0], state[1], keep,
-                           options_.per_weight_step ? state[2] : ops::TensorList{},
-                           {.lr = lr_,
-                            .beta1 = options_.beta1,
-                            .beta2 = options_.beta2,
-                            .eps = options_.eps,
-                            .weight_decay = decay,
-                            .decoupled = options_.name == "adamw",
-                            .step = steps_,
-                            .off_mask_is_zero = zeros});
-      }
-      for (const auto i : indices) zeros_[i] = look(i, masks[i]);
+      for (std::size_t s = 0; s < slots_.size(); ++s) state[s].push_back(slots_[s].tensors[i]);
     }
+    if (weights.empty()) continue;
+    const double decay = decayed ? options_.weight_decay : 0;
+    if (options_.name == "sgd") {
+      ops::masked_sgd_(weights, grads, state.empty() ? ops::TensorList{} : state[0], keep,
+                       {.lr = lr_,
+                        .momentum = options_.momentum,
+                        .dampening = options_.dampening,
+                        .weight_decay = decay,
+                        .nesterov = options_.nesterov,
+                        .first_step = steps_ == 1,
+                        .off_mask_is_zero = zeros},
+                       from);
+    } else {
+      ops::masked_adamw_(weights, grads, state[0], state[1], keep,
+                         options_.per_weight_step ? state[2] : ops::TensorList{},
+                         {.lr = lr_,
+                          .beta1 = options_.beta1,
+                          .beta2 = options_.beta2,
+                          .eps = options_.eps,
+                          .weight_decay = decay,
+                          .decoupled = options_.name == "adamw",
+                          .step = steps_,
+                          .off_mask_is_zero = zeros},
+                         from);
+    }
+    for (const auto i : indices) zeros_[i] = look(i, masks[i]);
   }
 }
 

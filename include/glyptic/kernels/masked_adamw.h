@@ -29,6 +29,7 @@ struct AdamEntry {
   const uint8_t* mask;  ///< null: everything is kept
   int32_t* steps;       ///< null: one step count for all weights
   int64_t size;
+  const float* origin = nullptr;  ///< where the step starts; null: the weight itself
 };
 
 struct AdamCorrection {
@@ -58,17 +59,18 @@ inline double adam_table_size(double beta1, double beta2) {
   return slower <= 0 ? 2 : 2 + std::ceil(-26 * std::log(2.0) / std::log(slower));
 }
 
-enum AdamFlag : int { kAdamMasked = 1, kAdamSteps = 2, kAdamDecay = 4, kAdamDecoupled = 8 };
-constexpr int kAdamVariants = 16;
+enum AdamFlag : int { kAdamMasked = 1, kAdamSteps = 2, kAdamDecay = 4, kAdamDecoupled = 8, kAdamOrigin = 16 };
+constexpr int kAdamVariants = 32;
 
 GLYPTIC_INLINE int adam_flags(const AdamEntry& entry, const AdamScalars& s) {
   return (entry.mask ? kAdamMasked : 0) | (entry.steps ? kAdamSteps : 0) |
-         (s.weight_decay != 0 ? kAdamDecay : 0) | (s.weight_decay != 0 && s.decoupled ? kAdamDecoupled : 0);
+         (s.weight_decay != 0 ? kAdamDecay : 0) | (s.weight_decay != 0 && s.decoupled ? kAdamDecoupled : 0) |
+         (entry.origin ? kAdamOrigin : 0);
 }
 
 template <int flags>
 GLYPTIC_INLINE void adam_element(const AdamEntry& e, int64_t i, const AdamScalars& s) {
-  float w = e.weight[i];
+  float w = (flags & kAdamOrigin) ? e.origin[i] : e.weight[i];
   float g = e.grad[i] * s.sign;
   if (flags & kAdamDecoupled)
     w = w * s.shrink;

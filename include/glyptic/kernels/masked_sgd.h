@@ -2,7 +2,8 @@
 //   g' = sign * g + weight_decay * w;   v = momentum * v + gain * g'  (v = g' on the first step);
 //   d  = nesterov ? g' + momentum * v : v;   w = w - lr * d;   where the mask is false, w = v = +0.
 // Every product and sum rounds by itself. Terms that a zero coefficient switches off are not computed, so a
-// velocity that is not used may be null and is not read on the first step.
+// velocity that is not used may be null and is not read on the first step. With an origin, the step starts
+// from there: w = origin - lr * d, and w itself is only written (it may hold anything, as after an ascent).
 //
 // Bytes per weight: 21 (read w, g, v, mask; write w, v). With `off_mask_is_zero`, the caller's promise that w
 // and v are +0 already where the mask is false, lines of 16 weights without an active one are neither read
@@ -23,6 +24,7 @@ struct SgdEntry {
   float* velocity;      ///< null without momentum
   const uint8_t* mask;  ///< null: everything is kept
   int64_t size;
+  const float* origin = nullptr;  ///< null: the weight itself
 };
 
 struct SgdScalars {
@@ -33,8 +35,15 @@ struct SgdScalars {
 };
 
 /// What is switched on, decided once per tensor and compiled in.
-enum SgdFlag : int { kSgdMomentum = 1, kSgdNesterov = 2, kSgdFirst = 4, kSgdDecay = 8, kSgdMasked = 16 };
-constexpr int kSgdVariants = 32;
+enum SgdFlag : int {
+  kSgdMomentum = 1,
+  kSgdNesterov = 2,
+  kSgdFirst = 4,
+  kSgdDecay = 8,
+  kSgdMasked = 16,
+  kSgdOrigin = 32
+};
+constexpr int kSgdVariants = 64;
 
 GLYPTIC_INLINE int sgd_flags(const SgdEntry& entry, const SgdScalars& s) {
   int flags = 0;
@@ -43,13 +52,14 @@ GLYPTIC_INLINE int sgd_flags(const SgdEntry& entry, const SgdScalars& s) {
   if (s.momentum != 0 && s.first_step) flags |= kSgdFirst;
   if (s.weight_decay != 0) flags |= kSgdDecay;
   if (entry.mask) flags |= kSgdMasked;
+  if (entry.origin) flags |= kSgdOrigin;
   return flags;
 }
 
 template <int flags>
-GLYPTIC_INLINE void sgd_element(float* w, const float* g, float* v, const uint8_t* mask, int64_t i,
-                                const SgdScalars& s) {
-  const float old = w[i];
+GLYPTIC_INLINE void sgd_element(float* w, const float* o, const float* g, float* v, const uint8_t* mask,
+                                int64_t i, const SgdScalars& s) {
+  const float old = (flags & kSgdOrigin) ? o[i] : w[i];
   float gradient = g[i] * s.sign;
   if (flags & kSgdDecay) gradient = gradient + s.weight_decay * old;
   float direction = gradient;

@@ -37,8 +37,10 @@ struct SgdArgs {
   /// a weight or momentum may keep its value.
   bool off_mask_is_zero = false;
 };
+/// With `origins`, one per weight, the step starts from there and the weights are only written: what undoes a
+/// perturbation and steps in one pass (`torch.ops.glyptic.restore_sgd_`), 25 bytes.
 void masked_sgd_(const TensorList& weights, const TensorList& grads, const TensorList& momenta,
-                 const TensorList& masks, const SgdArgs& args);
+                 const TensorList& masks, const SgdArgs& args, const TensorList& origins = {});
 
 /// One fused step of masked AdamW (decoupled decay; `decoupled = false` is Adam with L2), 29 bytes per
 /// weight:
@@ -52,9 +54,10 @@ struct AdamArgs {
   int64_t step = 1;
   bool off_mask_is_zero = false;  ///< the promise of SgdArgs, of weights, moments and weight_steps
 };
+/// `origins`: as for masked_sgd_ (`torch.ops.glyptic.restore_adamw_`).
 void masked_adamw_(const TensorList& weights, const TensorList& grads, const TensorList& exp_avgs,
                    const TensorList& exp_avg_sqs, const TensorList& masks, const TensorList& weight_steps,
-                   const AdamArgs& args);
+                   const AdamArgs& args, const TensorList& origins = {});
 
 /// tensors[i] = mask ? tensors[i] : 0 (also where it was NaN or Inf), in place. 9 bytes per weight.
 void mask_apply_(const TensorList& tensors, const TensorList& masks);

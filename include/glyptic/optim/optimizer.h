@@ -39,7 +39,9 @@ class Optimizer {
   /// touched (ops::SgdArgs::off_mask_is_zero), as long as nobody but this class wrote to the weight, its
   /// state or the mask in between. Version counters tell; a write past them, through `.data()`, needs
   /// Sparsifier::apply_masks() after it.
-  void step(const std::vector<at::Tensor>& masks = {});
+  /// `origins`, when given, has one entry per parameter: where one is defined, the step starts from it and
+  /// the weight is only written (what undoes a perturbation and steps in one pass).
+  void step(const std::vector<at::Tensor>& masks = {}, const std::vector<at::Tensor>& origins = {});
   void zero_grad();
 
   void set_lr(double lr) { lr_ = lr; }

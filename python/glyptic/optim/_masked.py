@@ -16,6 +16,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
     """An optimizer that keeps weights and its state zero where a mask says so, as part of its step."""
 
     _masks: dict[torch.Tensor, torch.Tensor] | None = None
+    # Where the next step starts in place of the weight, by parameter: set by what perturbed the weights.
+    _origins: dict[torch.Tensor, torch.Tensor] | None = None
 
     def set_masks(self, masks: Mapping[torch.Tensor, torch.Tensor] | None) -> None:
         """Bool masks by parameter, ``True`` keeps; ``None`` for none. A sparsifier calls this by itself.
@@ -61,17 +63,26 @@ class MaskedOptimizer(torch.optim.Optimizer):
             # Those that can go in one call: one device, one age, all with a mask or all without.
             buckets: dict[Any, list[torch.nn.Parameter]] = {}
             for p in self._with_gradient(group):
-                key = (p.device, self._age(p, group), self._mask_of(p) is not None)
+                moved = self._origins is not None and p in self._origins
+                key = (p.device, self._age(p, group), self._mask_of(p) is not None, moved)
                 buckets.setdefault(key, []).append(p)
-            for (_, age, masked), params in buckets.items():
+            for (_, age, masked, moved), params in buckets.items():
+                origins = [self._origins[p] for p in params] if moved and self._origins is not None else []
                 masks = [m for p in params if (m := self._mask_of(p)) is not None] if masked else []
-                self._fused(group, params, masks, age)
+                self._fused(group, params, masks, origins, age)
         return loss
 
     def _age(self, p: torch.nn.Parameter, group: dict[str, Any]) -> int:
         raise NotImplementedError("use SGD, Adam or AdamW")
 
-    def _fused(self, group: dict[str, Any], params: list[torch.nn.Parameter], masks: list[torch.Tensor], age: int) -> None:
+    def _fused(
+        self,
+        group: dict[str, Any],
+        params: list[torch.nn.Parameter],
+        masks: list[torch.Tensor],
+        origins: list[torch.Tensor],
+        age: int,
+    ) -> None:
         raise NotImplementedError("use SGD, Adam or AdamW")
 
 
@@ -114,13 +125,22 @@ class SGD(MaskedOptimizer, torch.optim.SGD):
     def _age(self, p: torch.nn.Parameter, group: dict[str, Any]) -> int:
         return int(group["momentum"] == 0 or self.state[p].get("momentum_buffer") is not None)
 
-    def _fused(self, group: dict[str, Any], params: list[torch.nn.Parameter], masks: list[torch.Tensor], age: int) -> None:
+    def _fused(
+        self,
+        group: dict[str, Any],
+        params: list[torch.nn.Parameter],
+        masks: list[torch.Tensor],
+        origins: list[torch.Tensor],
+        age: int,
+    ) -> None:
         momentum = float(group["momentum"])
         if momentum != 0 and age == 0:
             for p in params:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        torch.ops.glyptic.masked_sgd_(
+        call = torch.ops.glyptic.restore_sgd_ if origins else torch.ops.glyptic.masked_sgd_
+        call(
             params,
+            *([origins] if origins else []),
             [p.grad for p in params],
             [self.state[p]["momentum_buffer"] for p in params] if momentum != 0 else [],
             masks,
@@ -191,13 +211,22 @@ class Adam(MaskedOptimizer, torch.optim.Adam):
             state["weight_step"] = torch.full_like(p, int(state["step"]), dtype=torch.int32)
         return int(state["step"])
 
-    def _fused(self, group: dict[str, Any], params: list[torch.nn.Parameter], masks: list[torch.Tensor], age: int) -> None:
+    def _fused(
+        self,
+        group: dict[str, Any],
+        params: list[torch.nn.Parameter],
+        masks: list[torch.Tensor],
+        origins: list[torch.Tensor],
+        age: int,
+    ) -> None:
         if group["amsgrad"]:
             raise _C.ArgumentError(f"amsgrad=True has no fused masked step; use torch.optim.{type(self).__name__}")
         states = [self.state[p] for p in params]
         torch._foreach_add_([state["step"] for state in states], 1)
-        torch.ops.glyptic.masked_adamw_(
+        call = torch.ops.glyptic.restore_adamw_ if origins else torch.ops.glyptic.masked_adamw_
+        call(
             params,
+            *([origins] if origins else []),
             [p.grad for p in params],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],

@@ -15,6 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from .. import _C
 from .._trace import channel_groups
 from ..optim import MaskedOptimizer
+from ..sharpness import SharpnessOptimizer
 from ._targets import (
     check_tensors,
     chosen_names,
@@ -162,10 +163,14 @@ class Sparsifier:
         self._pending: _Gradients | None = None
         self._gave_up: list[tuple[torch.nn.Parameter, torch.Tensor | None]] = []
         self._hooks: list[Any] = []
-        if isinstance(optimizer, MaskedOptimizer):
-            optimizer.set_masks({p: self._masks[n] for n, p in self._parameters if n in self._masks})
-        if optimizer is not None:
+        self._base = optimizer.base_optimizer if isinstance(optimizer, SharpnessOptimizer) else optimizer
+        if isinstance(self._base, MaskedOptimizer):
+            self._base.set_masks({p: self._masks[n] for n, p in self._parameters if n in self._masks})
+        if isinstance(optimizer, SharpnessOptimizer):
+            optimizer._sparsifier = weakref.ref(self)
+        elif optimizer is not None:
             self._hooks = _watch(self, optimizer)
+        if optimizer is not None:
             _serving[optimizer] = weakref.ref(self)
         self._mask_states()
 
@@ -191,6 +196,8 @@ class Sparsifier:
             raise _C.ArgumentError(f"step() needs the optimizer: {type(self).__name__}(model, optimizer, ...)")
         if self._attached:
             raise _C.ArgumentError("after attach() the masks follow optimizer.step(); call that, or detach() first")
+        if isinstance(optimizer, SharpnessOptimizer):
+            return self._sharp_step(closure, scaler, None)
         loss: torch.Tensor | None = None
         if closure is not None:
             optimizer.zero_grad()
@@ -224,6 +231,41 @@ class Sparsifier:
         elif scaler is not None:
             skipped = not self._all_finite()
         self._finish(grads, change, skipped)
+        return loss
+
+    def _follows_optimizer(self) -> bool:
+        """Whether a sharpness-aware optimizer whose ``step`` was called takes the masks along; warns if not."""
+        if not self._attached and not self._removed:
+            self._warn_beside(stacklevel=4)
+        return self._attached and not self._removed
+
+    def _sharp_step(
+        self, closure: Callable[..., Any] | None, scaler: GradScaler | None, batches: Sequence[Any] | None
+    ) -> torch.Tensor:
+        """One step of a sharpness-aware optimizer: nothing is perturbed off-mask, and growth ranks by the gradient at w.
+
+        Where a mask update takes the place of the weight update, one gradient at w is all that is computed.
+        """
+        optimizer = self._optimizer
+        assert isinstance(optimizer, SharpnessOptimizer)
+        _, change, run = self._core.begin_step()
+        name_of = {id(p): n for n, p in self._parameters}
+        keep = change or self._options["score_steps"] > 1
+        result = optimizer._step(
+            closure,
+            scaler=scaler,
+            batches=batches,
+            masks=[self._masks.get(name_of.get(id(p), "")) for p in optimizer._parameters],
+            gradient_only=not run,
+            keep_growth=keep,
+        )
+        grads = self._gradients()
+        if keep and not result.skipped:
+            growth = {id(p): g for p, g in zip(optimizer._parameters, result.growth, strict=True)}
+            grads = [growth.get(id(p)) for _, p in self._parameters]
+        self._check_gradients(grads)
+        self._finish(grads, change, bool(result.skipped))
+        loss: torch.Tensor = result.loss
         return loss
 
     def attach(self: _Self) -> _Self:
@@ -288,14 +330,7 @@ class Sparsifier:
             self._ran, self._found_inf = True, getattr(self._optimizer, "found_inf", None)
             return
         if not self._attached:
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"optimizer.step() was called beside a {type(self).__name__} sparsifier: weights off-mask moved and no "
-                    "mask changed; call s.step() in its place, or s.attach() once",
-                    UserWarning,
-                    stacklevel=4,
-                )
+            self._warn_beside(stacklevel=5)
             return
         grads, self._pending = self._pending or [], None
         withheld = bool(self._gave_up)
@@ -310,13 +345,23 @@ class Sparsifier:
         _, change, _ = self._core.begin_step()
         self._finish(grads or [None] * len(self._parameters), change, skipped)
 
+    def _warn_beside(self, stacklevel: int) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"optimizer.step() was called beside a {type(self).__name__} sparsifier: weights off-mask moved and no "
+                "mask changed; call s.step() in its place, or s.attach() once",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
     def _finish(self, grads: _Gradients, change: bool, skipped: bool) -> None:
         if skipped:
             return
         states = self._states()
         fresh = self._fresh if change and self._options["grow_state"] == "zero" else None
         before = {n: m.clone() for n, m in self._masks.items()} if fresh is not None else {}
-        self._core.end_step(grads, states, isinstance(self._optimizer, MaskedOptimizer))
+        self._core.end_step(grads, states, isinstance(self._base, MaskedOptimizer))
         if fresh is None or self._optimizer is None:
             return
         for name, p in self._parameters:

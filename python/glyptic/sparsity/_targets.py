@@ -61,7 +61,8 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
         return None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer is a {kind}, expected a torch.optim.Optimizer over the model's parameters")
-    names = {c.__name__ for c in type(optimizer).__mro__}
+    # What updates weights inside a sharpness-aware optimizer is its base.
+    names = {c.__name__ for o in (optimizer, getattr(optimizer, "base_optimizer", optimizer)) for c in type(o).__mro__}
     if refused := sorted(names & _NOT_ELEMENTWISE):
         raise _C.ArgumentError(
             f"{refused[0]} does not update each weight by itself, so masks cannot follow its steps; use SGD, Adam, AdamW, "

@@ -120,6 +120,65 @@ void philox_fill(at::Device device, const kernels::FillArgs& args) {
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+namespace {
+
+/// launch(entries, map, sums, total, stream) for a reduction: `sums` one per chunk, `total` three float64.
+template <class Entry, class Launch>
+at::Tensor reduced(at::Device device, const Table<Entry>& table, const Launch& launch) {
+  const auto doubles = at::TensorOptions().dtype(at::kDouble).device(device);
+  at::Tensor total = at::zeros({3}, doubles);
+  const at::Tensor sums = at::empty({3 * table.chunks()}, doubles);
+  with_table(device, table, [&](const auto* entries, kernels::ChunkMap map, void* stream) {
+    launch(entries, map, reinterpret_cast<kernels::ProductSums*>(sums.data_ptr<double>()),
+           reinterpret_cast<kernels::ProductSums*>(total.data_ptr<double>()), stream);
+  });
+  return total;
+}
+
+}  // namespace
+
+at::Tensor inner_products(at::Device device, const Table<kernels::ProductsEntry>& table, double eta) {
+  return reduced(device, table, [&](const auto* entries, auto map, auto* sums, auto* total, void* stream) {
+    kernels::cuda::inner_products(entries, map, table.chunks(), eta, sums, total, stream);
+  });
+}
+
+at::Tensor ema_direction(at::Device device, const Table<kernels::EmaEntry>& table,
+                         const kernels::EmaScalars& scalars) {
+  return reduced(device, table, [&](const auto* entries, auto map, auto* sums, auto* total, void* stream) {
+    kernels::cuda::ema_direction(entries, map, table.chunks(), scalars, sums, stream);
+    kernels::cuda::total_products(sums, table.chunks(), total, stream);
+  });
+}
+
+at::Tensor noise_ascend(at::Device device, const Table<kernels::NoiseEntry>& table,
+                        const kernels::NoiseScalars& scalars, const at::Tensor& coefficients) {
+  return reduced(device, table, [&](const auto* entries, auto map, auto* sums, auto* total, void* stream) {
+    Upload upload;
+    const auto streams =
+        upload.add(scalars.streams, static_cast<std::size_t>(scalars.draws) * sizeof(uint64_t));
+    upload.send(device);
+    auto on_device = scalars;
+    on_device.streams = upload.get<uint64_t>(streams);
+    on_device.coefficients = coefficients.const_data_ptr<double>();
+    kernels::cuda::noise_ascend(entries, map, table.chunks(), on_device, sums, stream);
+    kernels::cuda::total_products(sums, table.chunks(), total, stream);
+  });
+}
+
+void ascend(at::Device device, const Table<kernels::AscendEntry>& table,
+            const kernels::AscendScalars& scalars, const at::Tensor& norm) {
+  with_table(device, table, [&](const auto* entries, kernels::ChunkMap map, void* stream) {
+    kernels::cuda::ascend(entries, map, table.chunks(), scalars, norm.const_data_ptr<double>(), stream);
+  });
+}
+
+void combine(at::Device device, const Table<kernels::CombineEntry>& table, const at::Tensor& coefficients) {
+  with_table(device, table, [&](const auto* entries, kernels::ChunkMap map, void* stream) {
+    kernels::cuda::combine(entries, map, table.chunks(), coefficients.const_data_ptr<double>(), stream);
+  });
+}
+
 std::vector<kernels::TopKReport> topk(at::Device device, const Table<kernels::TopKEntry>& table,
                                       const kernels::TopKTask& task) {
   const int64_t groups = task.global ? 1 : task.count;
