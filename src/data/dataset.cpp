@@ -143,6 +143,48 @@ int64_t MemoryDataset::label(int64_t index) const {
   return labels_.const_data_ptr<int64_t>()[index];
 }
 
+namespace {
+
+/// Some labels are others than the base's, the same ones each time.
+class Relabelled final : public Dataset {
+ public:
+  Relabelled(std::shared_ptr<const Dataset> base, double probability, uint64_t seed)
+      : base_(std::move(base)), probability_(probability) {
+    const RngStream whether(seed, "data/label_noise"), which = whether.child(1);
+    for (int64_t i = 0; i < base_->size(); ++i) {
+      const auto index = static_cast<uint64_t>(i);
+      labels_.push_back(
+          whether.uniform(index) < probability
+              ? static_cast<int64_t>(which.below(index, static_cast<uint64_t>(base_->num_classes())))
+              : base_->label(i));
+    }
+  }
+  int64_t size() const override { return base_->size(); }
+  std::vector<int64_t> image_shape() const override { return base_->image_shape(); }
+  int64_t num_classes() const override { return base_->num_classes(); }
+  int64_t read(int64_t index, uint8_t* pixels, uint64_t random) const override {
+    base_->read(index, pixels, random);
+    return label(index);
+  }
+  int64_t label(int64_t index) const override { return labels_[static_cast<std::size_t>(index)]; }
+  std::string description() const override {
+    return str(base_->description(), ", label noise ", probability_);
+  }
+
+ private:
+  std::shared_ptr<const Dataset> base_;
+  double probability_;
+  std::vector<int64_t> labels_;
+};
+
+}  // namespace
+
+std::shared_ptr<Dataset> with_label_noise(std::shared_ptr<const Dataset> base, double probability,
+                                          uint64_t seed) {
+  require(probability >= 0 && probability <= 1, "label_noise is ", probability, ", expected [0, 1]");
+  return std::make_shared<Relabelled>(std::move(base), probability, seed);
+}
+
 std::shared_ptr<Dataset> subset(std::shared_ptr<const Dataset> base, std::vector<int64_t> indices) {
   require(base != nullptr, "subset: the base is null");
   for (const int64_t index : indices)

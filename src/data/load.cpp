@@ -223,6 +223,7 @@ DataSets load(const DataOptions& options) {
     if (plain) plain = subset(plain, rest);
     train = subset(train, std::move(rest));
   }
+  if (options.label_noise > 0) train = with_label_noise(train, options.label_noise, options.seed);
   sets.train = std::move(train);
   if (usual.mean.empty()) usual = plain ? measure(*plain, 1000) : measure(*sets.train);
   sets.mean = std::move(usual.mean);

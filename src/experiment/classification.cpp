@@ -11,6 +11,7 @@
 #include "glyptic/core/log.h"
 #include "glyptic/core/safetensors.h"
 #include "glyptic/nn/dependency.h"
+#include "glyptic/sharpness/step.h"
 #include "glyptic/sparsity/sparsifier.h"
 #include "glyptic/sparsity/step.h"
 
@@ -99,6 +100,17 @@ struct Progress {
   }
 };
 
+// What forward passes in train mode move besides gradients.
+sharpness::TensorList statistics_of(const nn::Model& model) {
+  sharpness::TensorList result;
+  for (const auto& buffer : model.buffers())
+    for (const char* name : {"running_mean", "running_var", "num_batches_tracked"})
+      if (buffer.name == name ||
+          (buffer.name.size() > std::strlen(name) && buffer.name.ends_with(str(".", name))))
+        result.push_back(buffer.tensor);
+  return result;
+}
+
 constexpr const char* kLast = "checkpoints/last.safetensors";
 
 class Run {
@@ -136,7 +148,16 @@ class Run {
     auto phase = make_phase(phase_names().back(), 8, 1);
     const auto x = RngStream(config_.seed, "dry run").normal(batch_shape(2)).to(device_);
     const auto y = at::zeros({2}, at::TensorOptions(at::kLong).device(device_));
-    sparsity::step(*phase.optimizer, phase.sparsifier.get(), [&] { return loss(*phase.model, x, y); });
+    if (!phase.sharpness) {
+      sparsity::step(*phase.optimizer, phase.sparsifier.get(), [&] { return loss(*phase.model, x, y); });
+      return;
+    }
+    const RngStream dropout(config_.seed, "dry run/dropout");
+    data::Batch batch;
+    batch.images = x;
+    batch.labels = y;
+    StepObjective objective(*this, phase, {batch}, dropout, 0);
+    sharpness::step(*phase.sharpness, *phase.optimizer, phase.sparsifier.get(), objective);
   }
 
  private:
@@ -145,7 +166,40 @@ class Run {
     std::unique_ptr<nn::Model> model;
     std::unique_ptr<optim::Optimizer> optimizer;
     std::unique_ptr<sparsity::Sparsifier> sparsifier;
+    std::unique_ptr<sharpness::Sharpness> sharpness;
     int64_t total_steps = 0, steps_per_epoch = 0;
+  };
+
+  // The micro-batches of one step, evaluated as often as the step asks.
+  class StepObjective final : public sharpness::Objective {
+   public:
+    StepObjective(const Run& run, Phase& phase, std::vector<data::Batch> batches, const RngStream& dropout,
+                  int64_t first_pass)
+        : run_(run),
+          phase_(phase),
+          batches_(std::move(batches)),
+          dropout_(dropout),
+          first_pass_(first_pass) {}
+    int64_t batches() const override { return static_cast<int64_t>(batches_.size()); }
+    bool selects_samples() const override { return true; }
+    at::Tensor loss(int64_t batch) override { return evaluate(batch, {}); }
+    at::Tensor loss_of(int64_t batch, const at::Tensor& rows) override { return evaluate(batch, rows); }
+
+   private:
+    at::Tensor evaluate(int64_t i, const at::Tensor& rows) {
+      const auto& batch = batches_[static_cast<std::size_t>(i)];
+      phase_.model->seed_dropout(dropout_.child(static_cast<uint64_t>(first_pass_ + i)));
+      const auto pick = [&](const at::Tensor& all) {
+        return rows.defined() ? all.index_select(0, rows) : all;
+      };
+      return run_.loss(*phase_.model, pick(batch.images), pick(batch.labels),
+                       run_.config_.sharpness.method == "esam" ? at::Reduction::None : at::Reduction::Mean);
+    }
+    const Run& run_;
+    Phase& phase_;
+    std::vector<data::Batch> batches_;
+    const RngStream& dropout_;
+    int64_t first_pass_;
   };
 
   bool is_sparse() const { return config_.sparsity.method != "none"; }
@@ -231,6 +285,14 @@ class Run {
     phase.model->to(device_);
     if (config_.train.channels_last) phase.model->to(at::MemoryFormat::ChannelsLast);
     phase.optimizer = std::make_unique<optim::Optimizer>(phase.model->parameters(), config_.optimizer);
+    if (config_.sharpness.method != "none") {
+      auto sharp = config_.sharpness;
+      sharp.total_steps = total_steps;
+      if (sharp.seed == 0) sharp.seed = config_.seed;
+      if (sharp.rho_schedule == "lr" && sharp.lr_max == 0) sharp.lr_max = config_.optimizer.lr;
+      phase.sharpness = std::make_unique<sharpness::Sharpness>(phase.model->parameters(), sharp,
+                                                               statistics_of(*phase.model));
+    }
     if (name != "dense") {
       auto sparse = config_.sparsity;
       sparse.total_steps = total_steps;
@@ -244,10 +306,11 @@ class Run {
     return phase;
   }
 
-  at::Tensor loss(nn::Model& model, const at::Tensor& images, const at::Tensor& labels) const {
+  at::Tensor loss(nn::Model& model, const at::Tensor& images, const at::Tensor& labels,
+                  int64_t reduction = at::Reduction::Mean) const {
     const Autocast autocast(config_.train.precision == "bfloat16");
     const auto logits = model.forward(images);
-    return at::cross_entropy_loss(logits.to(at::kFloat), labels, {}, at::Reduction::Mean, -100,
+    return at::cross_entropy_loss(logits.to(at::kFloat), labels, {}, reduction, -100,
                                   config_.train.label_smoothing);
   }
 
@@ -318,6 +381,8 @@ class Run {
     for (const auto& entry : phase.optimizer->state()) all.push_back(entry);
     if (phase.sparsifier)
       for (const auto& entry : phase.sparsifier->state()) all.push_back(entry);
+    if (phase.sharpness)
+      for (const auto& entry : phase.sharpness->state()) all.push_back(entry);
     all.push_back({"progress", progress.pack()});
     return all;
   }
@@ -359,6 +424,7 @@ class Run {
       phase.model->load(model_tensors(file));
       phase.optimizer->load_state(tensors);
       if (phase.sparsifier) phase.sparsifier->load_state(tensors);
+      if (phase.sharpness) phase.sharpness->load_state(tensors);
       progress.unpack(get(tensors, "progress"));
     } catch (const ArgumentError& error) {
       throw DataError(str("the checkpoint '", folder_->file(name), "' does not fit config.yaml: ",
@@ -399,17 +465,37 @@ class Run {
         phase.optimizer->set_lr(config_.optimizer.lr * optim::lr_factor(config_.lr, step, total, per_epoch));
         const bool event = phase.sparsifier && phase.sparsifier->begin_step().masks_change;
         int64_t forward_passes = (step - 1) * train.accumulate;
-        const auto mean_loss = take_step(phase, step, [&] {
+        const auto next_batch = [&] {
           data::Batch batch;
           require<Error>(train_->next(batch), "the loader ended before the epoch did");
           move(batch);
-          phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(forward_passes++)));
-          return loss(*phase.model, batch.images, batch.labels);
-        });
+          return batch;
+        };
+        at::Tensor mean_loss;
+        double passes = 1;  // in units of a forward and backward pass over the step's images
+        if (phase.sharpness) {
+          std::vector<data::Batch> batches;
+          for (int64_t k = 0; k < train.accumulate; ++k) batches.push_back(next_batch());
+          StepObjective objective(*this, phase, std::move(batches), dropout, forward_passes);
+          const auto result =
+              sharpness::step(*phase.sharpness, *phase.optimizer, phase.sparsifier.get(), objective);
+          require<DivergenceError>(!result.skipped, "a gradient or the loss is not finite at step ", step,
+                                   " of '", name, "'; ", divergence_remedy());
+          mean_loss = result.loss;
+          passes = static_cast<double>(result.forwards + 2 * result.backwards) /
+                   (3.0 * static_cast<double>(train.accumulate));
+        } else {
+          mean_loss = take_step(phase, step, [&] {
+            const auto batch = next_batch();
+            phase.model->seed_dropout(dropout.child(static_cast<uint64_t>(forward_passes++)));
+            return loss(*phase.model, batch.images, batch.labels);
+          });
+        }
         progress.step = step;
         // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec
         // 3).
-        progress.macs_sum += event && dense_gradient ? 2 * sparse_macs + dense_macs : 3 * sparse_macs;
+        progress.macs_sum +=
+            3 * passes * sparse_macs + (event && dense_gradient ? dense_macs - sparse_macs : 0.0);
         if (event) sparse_macs = effective_macs(graph_, phase.sparsifier.get());
         last_loss = mean_loss;
         const bool log_now = step % train.log_every == 0 || step == total;
@@ -549,6 +635,10 @@ class Run {
       restore(phase, progress, "checkpoints/" + name + ".safetensors");
       const auto cost = nn::cost(graph_);
       Json row{{"network", ""}, {"method", name}};
+      if (phase.sharpness) {
+        row["sharpness"] = config_.sharpness.method;
+        row["sharpness_source"] = sharpness::method_info(config_.sharpness.method).source;
+      }
       row["accuracy"] = evaluate(*phase.model, *test_).percent;
       row["density"] = phase.sparsifier ? phase.sparsifier->stats().density() : 1.0;
       row["parameters"] = phase.sparsifier ? phase.sparsifier->stats().parameters_active : cost.parameters;
@@ -678,6 +768,7 @@ class Run {
       columns.push_back({{"key", key}, {"title", title}, {"format", format}});
     };
     column("network", "network", "text");
+    if (config_.sharpness.method != "none") column("sharpness", "step", "text");
     column("accuracy", "accuracy %", "fixed2");
     column("density", "density", "fixed3");
     column("live_channels", "live channels", "text");
@@ -718,6 +809,15 @@ void Classification::check() {
   auto sparse = config_.sparsity;
   sparse.total_steps = std::max<int64_t>(1, sparse.total_steps);
   if (sparse.method != "none") sparse.check();
+  auto sharp = config_.sharpness;
+  sharp.total_steps = std::max<int64_t>(1, sharp.total_steps);
+  if (sharp.lr_max == 0) sharp.lr_max = config_.optimizer.lr;
+  if (sharp.method != "none") {
+    sharp.check();
+    require<ConfigError>(
+        sharp.method != "momentum_sam" || config_.optimizer.momentum > 0 || config_.optimizer.name != "sgd",
+        "sharpness.method is momentum_sam, which needs optimizer.momentum above 0");
+  }
   require<ConfigError>(
       config_.sparsity.total_steps == 0, "sparsity.total_steps is ", config_.sparsity.total_steps,
       ", but the run counts its own steps; leave it 0 and set train.epochs or train.max_steps");

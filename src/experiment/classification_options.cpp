@@ -9,6 +9,9 @@ void DataConfig::declare(Options& o) {
   o.field("train_limit", train_limit, "train on this many items only; 0: all", at_least(0));
   o.field("test_limit", test_limit, "test on this many items only; 0: all", at_least(0));
   o.field("validation", validation, "training items held back for validation, by class", at_least(0));
+  o.field("label_noise", label_noise,
+          "probability that a training label is redrawn uniformly over all classes (its own among them)",
+          between(0, 1));
   o.field("size", size, "side of the images; 0: the set's own, else a divisor of it", at_least(0));
   o.field("classes", classes, "shapes: number of classes", at_least(0));
 }
@@ -113,6 +116,7 @@ void ClassificationConfig::declare(Options& o) {
   o.group("lr", lr, "the learning rate over the run");
   o.group("train", train, "the training loop");
   o.group("sparsity", sparsity, "masks: which weights live, and when that changes");
+  o.group("sharpness", sharpness, "the step: gradients at the worst point nearby");
   o.group("extract", extract, "from the masked network to the small dense one");
   o.group("throughput", throughput, "the measurement of inference speed");
   o.group("paper", paper, "what the result stands beside");

@@ -7,6 +7,7 @@
 #include "glyptic/experiment/classification.h"
 #include "glyptic/experiment/config.h"
 #include "glyptic/nn/model.h"
+#include "glyptic/sharpness/sharpness.h"
 #include "glyptic/sparsity/sparsifier.h"
 
 namespace glyptic::experiment {
@@ -50,21 +51,41 @@ bool is_own_option(const Option& option, const std::string& method) {
   return false;
 }
 
-std::string describe_method(const sparsity::MethodInfo& info) {
-  std::string text = str(info.name, ": ", info.summary, "\n  reference: ", info.reference,
-                         "\n  source: ", info.source, "\n");
+/// The methods of all families, each a value of `<family>.method`.
+struct MethodEntry {
+  std::string family, name, summary, reference, source;
+  Preset presets;
+};
+
+std::vector<MethodEntry> all_methods() {
+  std::vector<MethodEntry> result;
+  for (const auto& info : sparsity::methods())
+    result.push_back({"sparsity", info.name, info.summary, info.reference, info.source, info.presets});
+  for (const auto& info : sharpness::methods())
+    result.push_back({"sharpness", info.name, info.summary, info.reference, info.source, info.presets});
+  return result;
+}
+
+std::string describe_method(const MethodEntry& info) {
+  std::string text =
+      str(info.name, ": ", info.summary, "\n  reference: ", info.reference, "\n  source: ", info.source,
+          "\n  chosen by: ", info.family, ".method: ", info.name, "\n");
   if (!info.presets.empty()) text += "  sets (unless given):\n";
   for (const auto& [leaf, value] : info.presets)
-    text += str("    sparsity.", leaf, ": ", to_text(value), "\n");
-  sparsity::SparsityOptions values;
+    text += str("    ", info.family, ".", leaf, ": ", to_text(value), "\n");
+  sparsity::SparsityOptions sparse;
+  sharpness::SharpnessOptions sharp;
   Options options;
-  options.group("sparsity", values, "");
+  if (info.family == "sparsity")
+    options.group("sparsity", sparse, "");
+  else
+    options.group("sharpness", sharp, "");
   std::string own;
   for (const auto& option : options.list())
     if (is_own_option(option, info.name))
       own += str("    ", option.name, "\n        ", option.doc, " (", option_line(option), ")\n");
   if (!own.empty()) text += "  options of its own:\n" + own;
-  return text + "  and those of every method: glyptic describe sparsity\n";
+  return text + "  and those of every method: glyptic describe " + info.family + "\n";
 }
 
 /// "  (read from A; also in B)": which of the folders wins, since $GLYPTIC_DATA may hide the shipped set.
@@ -143,7 +164,7 @@ std::string describe(const std::string& name) {
     }
     return text;
   }
-  for (const auto& info : sparsity::methods())
+  for (const auto& info : all_methods())
     if (info.name == name) return describe_method(info);
   for (const auto& model : nn::model_names()) {
     if (model != name) continue;
@@ -156,7 +177,7 @@ std::string describe(const std::string& name) {
     if (dataset == name) return describe_dataset(name);
   std::vector<std::string> known = experiment_names();
   for (const auto& dataset : data::dataset_names()) known.push_back(dataset);
-  for (const auto& info : sparsity::methods()) known.push_back(info.name);
+  for (const auto& info : all_methods()) known.push_back(info.name);
   for (const auto& model : nn::model_names()) known.push_back(model);
   for (const auto& experiment_info : experiments()) {
     auto experiment = experiment_info.make();
@@ -191,9 +212,12 @@ std::string describe(const std::string& name) {
 std::string list_everything() {
   std::string text = "experiments\n";
   for (const auto& info : experiments()) text += str("  ", info.name, "  ", info.summary, "\n");
-  text += "\nsparsity methods\n";
-  for (const auto& info : sparsity::methods())
+  std::string family;
+  for (const auto& info : all_methods()) {
+    if (info.family != family) text += "\n" + info.family + " methods\n";
+    family = info.family;
     text += str("  ", info.name, "  ", info.summary, " [", info.source, "]\n");
+  }
   text += "\nnetworks\n";
   for (const auto& name : nn::model_names()) text += str("  ", name, "  ", nn::model_summary(name), "\n");
   text += "\ndata sets\n";
@@ -209,14 +233,14 @@ std::string reference_markdown() {
   std::string text =
       "# Reference\n\nMade by `glyptic describe --markdown` from the declarations in the code; do not "
       "edit.\n\n## Methods\n\n"
-      "| method | what it does | reference | source |\n|---|---|---|---|\n";
-  for (const auto& info : sparsity::methods())
-    text += str("| `", info.name, "` | ", escaped(info.summary), " | ", escaped(info.reference), " | ",
-                info.source, " |\n");
+      "| method | option | what it does | reference | source |\n|---|---|---|---|---|\n";
+  for (const auto& info : all_methods())
+    text += str("| `", info.name, "` | `", info.family, ".method` | ", escaped(info.summary), " | ",
+                escaped(info.reference), " | ", info.source, " |\n");
   text += "\nChoosing a method also sets, unless the option is given:\n\n";
-  for (const auto& info : sparsity::methods())
+  for (const auto& info : all_methods())
     for (const auto& [leaf, value] : info.presets)
-      text += str("- `", info.name, "`: `sparsity.", leaf, ": ", to_text(value), "`\n");
+      text += str("- `", info.name, "`: `", info.family, ".", leaf, ": ", to_text(value), "`\n");
   text += "\n## Networks\n\n| network | what it is | parameters | MACs |\n|---|---|---|---|\n";
   for (const auto& name : nn::model_names()) {
     const auto cost = nn::cost(nn::build_graph(name));

@@ -53,6 +53,8 @@ class LookSam final : public Sam {
                         s.scalars({s.scalar(1.0), -at::where(p[0] > 0, p[1] / p[0], at::zeros_like(p[1]))}));
         },
         s.kept, s.gradients, v);
+    // Each process reuses the mean, so that all go on stepping alike.
+    if (s.objective) s.objective->all_reduce_mean(v);
   }
   void without_ascent(Slice& s) override {
     const auto v = s.pick(directions_);
@@ -300,7 +302,9 @@ class StableSam final : public Sam {
 class AeSam final : public Sam {
  public:
   bool ascend(Slice& s) override {
-    const double square = std::pow(s.norm.item<double>(), 2);
+    auto squares = s.norm.square();
+    if (s.objective) s.objective->all_reduce_mean({squares});  // all processes decide alike
+    const double square = squares.item<double>();
     const double rest = 1 - options().ema_decay;
     mean_ = options().ema_decay * mean_ + rest * square;
     variance_ = options().ema_decay * variance_ + rest * std::pow(square - mean_, 2);

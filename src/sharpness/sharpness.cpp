@@ -104,8 +104,6 @@ at::Tensor Slice::forward(int64_t batch) {
   ++result.forwards;
   const auto losses = objective->loss(batch);
   require(losses.defined(), "the closure returned nothing; it must return the loss");
-  require(losses.dim() <= 1, "the closure returned shape ", shape_string(losses.sizes()),
-          "; expected a scalar or one loss per sample");
   require(
       !at::GradMode::is_enabled() || losses.requires_grad(),
       "the closure's loss does not depend on the parameters; run the forward pass inside the closure, with "

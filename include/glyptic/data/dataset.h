@@ -49,6 +49,11 @@ class MemoryDataset : public Dataset {
 /// A subset, in the order of `indices`. ArgumentError for one outside the set.
 std::shared_ptr<Dataset> subset(std::shared_ptr<const Dataset> base, std::vector<int64_t> indices);
 
+/// Symmetric label noise: with `probability` an item's label is drawn anew, uniformly over all classes (so
+/// its own may come back). A pure function of (seed, index).
+std::shared_ptr<Dataset> with_label_noise(std::shared_ptr<const Dataset> base, double probability,
+                                          uint64_t seed);
+
 struct Split {
   std::shared_ptr<Dataset> train, validation;
 };
@@ -109,8 +114,11 @@ struct DataOptions {
   int64_t train_limit = 0;
   int64_t test_limit = 0;
   int64_t validation = 0;  ///< items split off the training set, after its limit
-  int64_t size = 0;        ///< image_folder (0: 224), shapes (0: 28): side; others: 0 or an exact divisor
-  int64_t classes = 0;     ///< shapes (0: 4)
+  /// Symmetric label noise on the training items (the validation ones keep theirs): with this probability a
+  /// label is drawn anew from all classes. Item i's draw depends on the seed and i alone.
+  double label_noise = 0;
+  int64_t size = 0;     ///< image_folder (0: 224), shapes (0: 28): side; others: 0 or an exact divisor
+  int64_t classes = 0;  ///< shapes (0: 4)
   uint64_t seed = 0;
 };
 struct DataSets {

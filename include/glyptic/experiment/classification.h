@@ -7,6 +7,7 @@
 #include "glyptic/experiment/throughput.h"
 #include "glyptic/nn/model.h"
 #include "glyptic/optim/optimizer.h"
+#include "glyptic/sharpness/options.h"
 #include "glyptic/sparsity/extract.h"
 #include "glyptic/sparsity/options.h"
 
@@ -87,6 +88,7 @@ struct ClassificationConfig {
   optim::LrOptions lr;
   TrainConfig train;
   sparsity::SparsityOptions sparsity;
+  sharpness::SharpnessOptions sharpness;
   ExtractConfig extract;
   ThroughputConfig throughput;
   PaperConfig paper;

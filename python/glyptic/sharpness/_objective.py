@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,44 @@ def statistics_of(modules: Sequence[torch.nn.Module]) -> list[torch.Tensor]:
                 if buffer is not None:
                     found[id(buffer)] = buffer
     return list(found.values())
+
+
+def modules_in(closure: Closure, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Module]:
+    """Modules that a closure refers to and that hold some of the parameters: all of them, or none are returned."""
+    values: list[Any] = []
+    seen: set[int] = set()
+    pending: list[Any] = [closure]
+    while pending and len(seen) < 50:
+        call = pending.pop()
+        if id(call) in seen:
+            continue
+        seen.add(id(call))
+        if isinstance(call, functools.partial):
+            values += [*call.args, *call.keywords.values()]
+            pending.append(call.func)
+            continue
+        owner = getattr(call, "__self__", None)
+        if owner is not None:
+            values += [owner, *getattr(owner, "__dict__", {}).values()]
+            call = call.__func__ if hasattr(call, "__func__") else call
+        code = getattr(call, "__code__", None)
+        if code is None:
+            values += [call, *getattr(call, "__dict__", {}).values()]
+            continue
+        for cell in call.__closure__ or ():
+            try:
+                values.append(cell.cell_contents)
+            except ValueError:  # not assigned yet
+                continue
+        values += call.__defaults__ or ()
+        values += (call.__kwdefaults__ or {}).values()
+        values += [call.__globals__[n] for n in code.co_names if n in call.__globals__]
+        pending += [v for v in values if inspect.isfunction(v) and id(v) not in seen]
+    modules = [v for v in values if isinstance(v, torch.nn.Module)]
+    modules += [v for o in values if not isinstance(o, torch.nn.Module) for v in getattr(o, "__dict__", {}).values()
+                if isinstance(v, torch.nn.Module)]  # self.model of a trainer in a cell
+    held = {id(p) for m in modules for p in m.parameters()}
+    return modules if held and all(id(p) in held for p in parameters) else []
 
 
 @contextmanager
@@ -138,6 +177,8 @@ class Objective:
             torch._amp_foreach_non_finite_check_and_unscale_(grads, found, inverse)
             bad = found if bad is None else torch.maximum(bad, found.to(bad.device))
         assert bad is not None
+        if self._ddp is not None:  # all processes leave a step out together
+            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX, group=self._ddp.process_group)
         self.found_inf = bad if self.found_inf is None else torch.maximum(self.found_inf, bad)
         return not bool(bad.item())
 

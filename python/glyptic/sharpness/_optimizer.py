@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler, OptState
 
 from .. import _C
 from ..optim import MaskedOptimizer
-from ._objective import Closure, Objective, discovered, statistics_of
+from ._objective import Closure, Objective, discovered, modules_in, statistics_of
 
 if TYPE_CHECKING:
     from ..sparsity import Sparsifier
@@ -36,7 +36,8 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         params: parameters or groups of them, as everywhere in torch; a group may have its own ``rho``.
         base_optimizer: a ``torch.optim`` class, which gets the keywords that are not options here, or an instance over the
             same parameters. LBFGS, which calls its closure itself, is refused.
-        model: finds the statistics and a ``DistributedDataParallel`` wrapper; without it they are found in the first call.
+        model: holds the running statistics and the ``DistributedDataParallel`` wrapper. Without it they are taken from the
+            modules that the closure refers to, or calls.
         rho: radius of the ball. Other options: ``adaptive``, ``interval``, ``max_grad_norm``, ...
 
     Raises:
@@ -65,6 +66,8 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             keywords["adaptive"] = "all" if keywords["adaptive"] else "none"
         options = {k: keywords.pop(k) for k in list(keywords) if k in names}
         self._keywords = {"method": self.method, **options}
+        if isinstance(base_optimizer, SharpnessOptimizer):
+            raise _C.ArgumentError("the base optimizer is sharpness-aware itself; give it its own base")
         if isinstance(base_optimizer, torch.optim.Optimizer):
             if keywords:
                 _C.sharpness_options({"method": self.method, **keywords})  # names the nearest option
@@ -80,8 +83,6 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             base = base_optimizer(params, **keywords)
         if isinstance(base, torch.optim.LBFGS):
             raise _C.ArgumentError("LBFGS calls its closure by itself, which clashes with two passes; take SGD, AdamW, ...")
-        if isinstance(base, SharpnessOptimizer):
-            raise _C.ArgumentError("the base optimizer is sharpness-aware itself; give it its own base")
         self.base_optimizer = base
         self.defaults = base.defaults
         super().__setstate__({})  # hooks and the patched step, without a second list of parameters
@@ -186,6 +187,8 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             raise _C.ArgumentError("batches is empty; give at least one micro-batch")
         if scaler is not None and not scaler.is_enabled():
             scaler = None
+        if not self._know_modules and (modules := modules_in(closure, self._parameters)):
+            self._take_modules(modules)
         if not self._know_modules:
             if self.method in _PROBING or torch.distributed.is_initialized():
                 self._look_at_modules(closure, batches)
