@@ -7,6 +7,7 @@
 
 #include "glyptic/cli/cli.h"
 #include "glyptic/core/build_info.h"
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/options.h"
 #include "glyptic/core/rng.h"
@@ -369,5 +370,11 @@ PYBIND11_MODULE(_C, m) {
       "path"_a);
   m.def("cli", &cli::run, "The command line; returns the exit code.", "arguments"_a,
         py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "set_ranks",
+      [](const std::string& group, int rank, int size) {
+        set_ranks({group, rank, size});
+      },
+      "The processes that the command line's runs are made of.", "group"_a, "rank"_a, "size"_a);
   m.def("describe", &experiment::describe, "name"_a);
 }

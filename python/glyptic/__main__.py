@@ -8,8 +8,10 @@ import sys
 def main() -> int:
     """Run the command line with ``sys.argv``; the console script ``glyptic`` calls this."""
     from . import _C
+    from ._ranks import all_ranks
 
-    return _C.cli(sys.argv[1:])
+    with all_ranks():
+        return _C.cli(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "glyptic/core/build_info.h"
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/log.h"
 #include "glyptic/core/safetensors.h"
@@ -51,7 +52,7 @@ void print(const std::string& text) {
 }
 
 void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
-  log::open_file(folder.file("log.txt"));
+  if (folder.leads()) log::open_file(folder.file("log.txt"));
   const SignalScope signals;
   experiment::RunControl control;
   control.stop = &stop_signal;
@@ -65,6 +66,7 @@ void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
     if (ours && (ours->exit_code() == kExitData || ours->exit_code() == kExitUsage)) folder.discard_unbegun();
     throw;
   }
+  if (!folder.leads()) return;
   log::info(str("results in ", folder.path()));
   log::close_file();
   print(experiment::results_table({folder.file("results.json")}));
@@ -83,6 +85,22 @@ void set_threads(const Options& options) {
   if (!options.contains("threads")) return;
   const auto threads = std::get<int64_t>(options.at("threads").get());
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+}
+
+experiment::RunFolder start_folder(const std::string& path, const Options& options) {
+  auto folder = experiment::RunFolder::create(path);
+  folder.lock();
+  write_file_atomically(folder.file("environment.json"), experiment::environment_json());
+  // The config comes last: a folder with a config is a run that can be resumed.
+  write_file_atomically(folder.file("config.yaml"), experiment::to_yaml(options));
+  wait_for_all();
+  return folder;
+}
+
+/// The folder that the leading process makes, once it has.
+experiment::RunFolder joined_folder(const std::string& path) {
+  wait_for_all();
+  return experiment::RunFolder::follow(path);
 }
 
 std::string doctor() {
@@ -162,27 +180,29 @@ int dispatch(const std::vector<std::string>& arguments) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     throw ArgumentError(str(error.what(), " (see: glyptic --help)"));
   }
-  log::set_level(verbose ? log::Level::debug : quiet ? log::Level::warn : log::Level::info);
+  log::set_level(!ranks().leads() ? log::Level::error
+                 : verbose        ? log::Level::debug
+                 : quiet          ? log::Level::warn
+                                  : log::Level::info);
 
   if (run->parsed()) {
     auto loaded = experiment::load_experiment(config, sets);
     if (out.empty()) out = "runs/" + std::get<std::string>(loaded.options->at("name").get());
     set_threads(*loaded.options);
-    auto run_folder = experiment::RunFolder::create(out);
-    run_folder.lock();
-    write_file_atomically(run_folder.file("environment.json"), experiment::environment_json());
-    // The config comes last: a folder with a config is a run that can be resumed.
-    write_file_atomically(run_folder.file("config.yaml"), experiment::to_yaml(*loaded.options));
+    auto run_folder = ranks().leads() ? start_folder(out, *loaded.options) : joined_folder(out);
     train(*loaded.experiment, run_folder);
   } else if (resume->parsed()) {
-    auto run_folder = experiment::RunFolder::open(folder);
+    auto run_folder =
+        ranks().leads() ? experiment::RunFolder::open(folder) : experiment::RunFolder::follow(folder);
     auto loaded = experiment::load_experiment(run_folder.file("config.yaml"), {});
     if (run_folder.has("results.json")) {
       log::info(str("'", folder, "' is finished"));
+      if (!ranks().leads()) return kExitOk;
       print(experiment::results_table({run_folder.file("results.json")}));
       return kExitOk;
     }
     run_folder.lock();
+    wait_for_all();
     set_threads(*loaded.options);
     warn_if_environment_changed(run_folder);
     train(*loaded.experiment, run_folder);

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/log.h"
 #include "glyptic/core/safetensors.h"
 #include "glyptic/nn/dependency.h"
@@ -123,6 +124,7 @@ class Run {
     const auto phases = phase_names();
     std::size_t first = 0;
     std::unique_ptr<SafeTensors> saved;
+    wait_for_all();  // nobody reads what another is about to write
     if (folder_->has(kLast)) {
       saved = std::make_unique<SafeTensors>(folder_->file(kLast));
       first = find_phase(*saved, phases);
@@ -136,7 +138,7 @@ class Run {
       const auto next = p + 1 < phases.size() ? phases[p + 1] : "finish";
       train_phase(phases[p], p == first ? saved.get() : nullptr, next);
       saved.reset();
-      if (const int stop = control_.signal()) interrupt(stop, str("after '", phases[p], "'"));
+      if (const int stop = agreed_signal()) interrupt(stop, str("after '", phases[p], "'"));
     }
     finish(phases);
   }
@@ -184,6 +186,13 @@ class Run {
     bool selects_samples() const override { return true; }
     at::Tensor loss(int64_t batch) override { return evaluate(batch, {}); }
     at::Tensor loss_of(int64_t batch, const at::Tensor& rows) override { return evaluate(batch, rows); }
+    bool distributed() const override { return ranks().several(); }
+    void all_reduce_mean(const sharpness::TensorList& tensors) override {
+      if (ranks().several()) glyptic::all_reduce_mean(tensors, ranks().group);
+    }
+    // Nothing averages by itself here, so the engine does it.
+    void synchronize(bool) override {}
+    bool averages() const override { return false; }
 
    private:
     at::Tensor evaluate(int64_t i, const at::Tensor& rows) {
@@ -245,6 +254,8 @@ class Run {
     require(sets_.train->size() >= options.batch_size * config_.train.accumulate,
             "train.batch_size x train.accumulate is ", options.batch_size * config_.train.accumulate,
             ", more than the ", sets_.train->size(), " training images");
+    require<ConfigError>(options.batch_size % ranks().size == 0, "train.batch_size is ", options.batch_size,
+                         ", which ", ranks().size, " processes cannot share evenly; give a multiple");
     train_ = std::make_unique<data::Loader>(sets_.train, options, /*training=*/true);
     options.batch_size = config_.train.eval_batch_size;
     options.shuffle = false;
@@ -323,6 +334,15 @@ class Run {
       batch.images = batch.images.contiguous(at::MemoryFormat::ChannelsLast);
   }
 
+  /// This process's part of a batch; all read the same one, so that what is trained on does not depend on
+  /// their number.
+  static void take_share(data::Batch& batch) {
+    const int64_t size = ranks().size, share = batch.images.size(0) / size;
+    if (size == 1) return;
+    batch.images = aligned_copy(batch.images.slice(0, ranks().rank * share, (ranks().rank + 1) * share));
+    batch.labels = aligned_copy(batch.labels.slice(0, ranks().rank * share, (ranks().rank + 1) * share));
+  }
+
   struct Accuracy {
     double percent = 0;
     double loss = 0;
@@ -334,7 +354,9 @@ class Run {
     int64_t right = 0, count = 0;
     double loss_sum = 0;
     loader.start(0);
+    int64_t index = 0;
     for (data::Batch batch; loader.next(batch);) {
+      if (index++ % ranks().size != ranks().rank) continue;
       move(batch);
       at::Tensor logits;
       {
@@ -344,6 +366,14 @@ class Run {
       right += logits.argmax(1).eq(batch.labels).sum().item<int64_t>();
       loss_sum += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
       count += batch.labels.numel();
+    }
+    if (ranks().several()) {
+      const auto sums =
+          at::tensor({static_cast<double>(right), loss_sum, static_cast<double>(count)}, at::kDouble);
+      all_reduce_sum(sums, ranks().group);
+      right = sums[0].item<int64_t>();
+      loss_sum = sums[1].item<double>();
+      count = sums[2].item<int64_t>();
     }
     model.train(training);
     return {100.0 * static_cast<double>(right) / static_cast<double>(count),
@@ -402,11 +432,23 @@ class Run {
           !entry.tensor.is_floating_point() || at::isfinite(entry.tensor.detach()).all().item<bool>(), "'",
           entry.name, "' holds NaN or Inf after step ", progress.step, " of '", phase.name, "'; ",
           divergence_remedy());
+    if (ranks().several() && phase.sharpness) collect_from_all(phase);
+    if (!folder_->leads()) return wait_for_all();
     save_safetensors(folder_->file(name), collect(phase, progress),
                      {{"format", "glyptic run 1"},
                       {"phase", next_phase},
                       {"trained", phase.name},
                       {"metrics_bytes", std::to_string(folder_->sync_metrics())}});
+    wait_for_all();
+  }
+
+  /// Buffers that each process keeps for its own part of the batch go on as their mean: a checkpoint holds
+  /// one of each.
+  static void collect_from_all(const Phase& phase) {
+    sharpness::TensorList buffers;
+    for (const auto& entry : phase.sharpness->state())
+      if (entry.tensor.is_floating_point() && entry.tensor.dim() > 0) buffers.push_back(entry.tensor);
+    all_reduce_mean(buffers, ranks().group);
   }
 
   std::string divergence_remedy() const {
@@ -455,7 +497,8 @@ class Run {
     log::Progress bar(name, total);
     auto clock = Clock::now();
     phase.model->train();
-    const RngStream dropout(config_.seed, "model/dropout");
+    RngStream dropout(config_.seed, "model/dropout");
+    if (ranks().rank > 0) dropout = dropout.child(static_cast<uint64_t>(ranks().rank)).child(0);
     while (progress.step < total) {
       const int64_t epoch = progress.step / per_epoch, within = progress.step % per_epoch;
       train_->start(epoch, within * train.accumulate);
@@ -468,6 +511,7 @@ class Run {
         const auto next_batch = [&] {
           data::Batch batch;
           require<Error>(train_->next(batch), "the loader ended before the epoch did");
+          take_share(batch);
           move(batch);
           return batch;
         };
@@ -491,6 +535,8 @@ class Run {
             return loss(*phase.model, batch.images, batch.labels);
           });
         }
+        int stop = control_.signal();
+        if (ranks().several()) agree(phase, mean_loss, stop);
         progress.step = step;
         // Forward and backward cost 3 f; the growth scores of an event need the dense weight gradient (spec
         // 3).
@@ -519,7 +565,6 @@ class Run {
           bar.update(step, status);
         }
         const bool at_checkpoint = train.checkpoint_every > 0 && step % train.checkpoint_every == 0;
-        const int stop = control_.signal();
         if ((at_checkpoint || stop) && i + 1 < per_epoch && step < total) {
           progress.seconds += since(clock);
           clock = Clock::now();
@@ -531,7 +576,7 @@ class Run {
       progress.seconds += since(clock);
       clock = Clock::now();
       if (progress.step < total) save(kLast, phase, progress, name);
-      if (const int stop = control_.signal(); stop && progress.step < total)
+      if (const int stop = agreed_signal(); stop && progress.step < total)
         interrupt(stop, after(progress.step, name));
     }
     bar.finish();
@@ -549,12 +594,33 @@ class Run {
 
   at::Tensor take_step(Phase& phase, int64_t step, const sparsity::Closure& closure) const {
     try {
-      return sparsity::step(*phase.optimizer, phase.sparsifier.get(), closure, config_.train.accumulate);
+      return sparsity::step(*phase.optimizer, phase.sparsifier.get(), closure, config_.train.accumulate,
+                            ranks().several() ? ranks().group : "");
     } catch (const DivergenceError& error) {
       const std::string what = error.what();
       throw DivergenceError(str(what.substr(0, what.find(';')), " at step ", step, " of '", phase.name, "'; ",
                                 divergence_remedy()));
     }
+  }
+
+  /// After a step of several processes: the loss is the mean, a signal that one of them got counts for all,
+  /// and running statistics, which each took from its own part of the batch, are those of the first.
+  static void agree(const Phase& phase, at::Tensor& loss, int& stop) {
+    const auto together = at::tensor({0.0, static_cast<double>(stop)}, at::kDouble);
+    together[0].copy_(loss);
+    all_reduce_sum(together, ranks().group);
+    loss = (together[0] / ranks().size).to(loss.scalar_type());
+    // SIGINT and SIGTERM: the larger one asked for is what all end with.
+    stop = together[1].item<double>() > 0 ? (together[1].item<double>() >= SIGTERM ? SIGTERM : SIGINT) : 0;
+    broadcast(statistics_of(*phase.model), ranks().group);
+  }
+
+  int agreed_signal() const {
+    int stop = control_.signal();
+    if (!ranks().several()) return stop;
+    const auto sum = at::full({1}, static_cast<double>(stop), at::kDouble);
+    all_reduce_sum(sum, ranks().group);
+    return sum.item<double>() > 0 ? (sum.item<double>() >= SIGTERM ? SIGTERM : SIGINT) : 0;
   }
 
   static std::string after(int64_t step, const std::string& phase) {
@@ -567,7 +633,7 @@ class Run {
   }
 
   void interrupt_if_asked() const {
-    if (const int stop = control_.signal()) interrupt(stop, "after training");
+    if (const int stop = agreed_signal()) interrupt(stop, "after training");
   }
 
   static int64_t active(const Phase& phase) {
@@ -673,8 +739,26 @@ class Run {
       slim["density"] = static_cast<double>(stats.active) / static_cast<double>(weights);
       add("extracted", std::move(small), slim);
     }
-    if (config_.throughput.enabled) measure(networks, rows);
-    write_results(rows, notes, extraction);
+    if (ranks().several()) compare_ranks(networks);
+    if (folder_->leads()) {
+      if (config_.throughput.enabled) measure(networks, rows);
+      write_results(rows, notes, extraction);
+    }
+    wait_for_all();
+  }
+
+  /// Every process must have come to the same bits.
+  static void compare_ranks(const std::vector<std::pair<std::string, std::unique_ptr<nn::Model>>>& networks) {
+    for (const auto& [network, model] : networks) {
+      for (const auto& entry : model->state()) {
+        const auto first = entry.tensor.detach().clone();
+        broadcast({first}, ranks().group);
+        require<Error>(at::equal(first, entry.tensor.detach()), "'", entry.name, "' of the ", network,
+                       " network on rank ", ranks().rank,
+                       " differs from rank 0's; the processes did not train alike: run them on machines of "
+                       "one kind");
+      }
+    }
   }
 
   int64_t total_steps() const {
@@ -716,6 +800,7 @@ class Run {
         widths[dim.tensor] = {static_cast<int64_t>(dim.kept.size()), dim.original};
     report["widths"] = widths;
     for (const auto& note : plan.notes) notes.push_back(note);
+    if (!folder_->leads()) return small;
     std::filesystem::create_directories(folder_->file("extracted"));
     write_file_atomically(folder_->file("extracted/graph.json"), graph.to_json());
     write_file_atomically(folder_->file("extracted/plan.json"), plan.to_json());

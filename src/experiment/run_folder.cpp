@@ -13,6 +13,7 @@
 
 #include "../core/files.h"
 #include "glyptic/core/build_info.h"
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
 
@@ -44,6 +45,7 @@ RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(made_, other.made_);
   std::swap(created_, other.created_);
+  std::swap(leads_, other.leads_);
   std::swap(lock_, other.lock_);
   std::swap(metrics_, other.metrics_);
   return *this;
@@ -93,7 +95,14 @@ RunFolder RunFolder::open(const std::string& path) {
   return RunFolder(path);
 }
 
+RunFolder RunFolder::follow(const std::string& path) {
+  auto result = open(path);
+  result.leads_ = false;
+  return result;
+}
+
 void RunFolder::lock() {
+  if (!leads_) return;
   const auto name = file(".lock");
   lock_ = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (lock_ < 0)
@@ -116,6 +125,7 @@ bool RunFolder::has(const std::string& name) const {
 }
 
 void RunFolder::append_metrics(const std::string& line) {
+  if (!leads_) return;
   const auto name = file("metrics.jsonl");
   if (metrics_ < 0) metrics_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (metrics_ < 0)
@@ -133,6 +143,7 @@ void RunFolder::append_metrics(const std::string& line) {
 }
 
 int64_t RunFolder::sync_metrics() {
+  if (!leads_) return 0;
   if (metrics_ < 0) {
     std::error_code error;
     const auto size = fs::file_size(file("metrics.jsonl"), error);
@@ -146,6 +157,7 @@ int64_t RunFolder::sync_metrics() {
 }
 
 void RunFolder::truncate_metrics(int64_t bytes) {
+  if (!leads_) return;
   const auto name = file("metrics.jsonl");
   if (!has("metrics.jsonl")) {
     require<DataError>(bytes == 0, "'", name, "' is missing, but the checkpoint knows ", bytes,
@@ -163,6 +175,7 @@ std::string environment_json() {
   json["torch"] = TORCH_VERSION;
   json["torch_built_for"] = built_for_torch();
   json["threads"] = at::get_num_threads();
+  if (ranks().several()) json["processes"] = ranks().size;
   json["cuda_devices"] = torch::cuda::is_available() ? static_cast<int64_t>(torch::cuda::device_count()) : 0;
   utsname name{};
   if (::uname(&name) == 0) {

@@ -398,7 +398,7 @@ void ascend_(const TensorList& weights, const TensorList& backups, const TensorL
     if (args.max_norm) h = h.sign();
     if (!args.adaptive.empty() && args.adaptive[i]) h = (old.abs() + args.eta).square() * h;
     const double rho = args.rho.size() == 1 ? args.rho[0] : args.rho[i];
-    const auto n = norm.to(w.device());
+    const auto n = norm.to(w.device()).squeeze(0);
     const auto factor = args.max_norm ? at::full_like(n, rho) : rho / (n + args.eps0);
     auto moves = (n > 0).logical_and(n.isfinite());
     if (const auto& mask = at_or_none(masks, i); mask.defined()) moves = moves.logical_and(mask);

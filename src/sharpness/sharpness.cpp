@@ -138,6 +138,8 @@ bool Slice::evaluate(bool second, bool synchronize, bool freeze) {
   synchronized = synchronize || !objective->distributed();
   const bool finite = objective->finish_pass();
   gather();
+  if (synchronize && objective->distributed() && !objective->averages())
+    objective->all_reduce_mean(gradients);
   if (options().loss_weight_decay != 0) {
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < weights.size(); ++i)

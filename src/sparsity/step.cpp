@@ -2,12 +2,13 @@
 
 #include <torch/torch.h>
 
+#include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
 
 namespace glyptic::sparsity {
 
 at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure,
-                int64_t micro_batches) {
+                int64_t micro_batches, const std::string& process_group) {
   require(micro_batches >= 1, "step: micro_batches is ", micro_batches, ", expected at least 1");
   optimizer.zero_grad();
   at::Tensor mean;
@@ -22,6 +23,11 @@ at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closu
     if (micro_batches > 1) loss = loss / static_cast<double>(micro_batches);
     loss.backward();
     mean = mean.defined() ? mean + loss.detach() : loss.detach();
+  }
+  if (!process_group.empty()) {
+    std::vector<at::Tensor> gradients;
+    for (const auto& parameter : optimizer.parameters()) gradients.push_back(parameter.tensor.grad());
+    all_reduce_mean(gradients, process_group);
   }
   if (!sparsifier) {
     optimizer.step();

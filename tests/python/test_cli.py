@@ -444,7 +444,7 @@ def configs():
     return sorted(p for p in (ROOT / "configs").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("config", [p for p in configs() if p.parent.name == "sparsity"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", [p for p in configs() if p.parent.name in ("sparsity", "sharpness")], ids=lambda p: p.stem)
 def test_every_config_takes_a_step(config, tmp_path):
     # Anywhere but here, so that no data are found: a dry run needs none.
     assert f"name: {config.stem}\n" in ok("validate", config, "--dry-run", cwd=tmp_path).stdout
@@ -463,6 +463,14 @@ def test_the_small_config_runs(tmp_path):
                 "--set", f"data.folder={ROOT}/data/mnist-6k")  # fmt: skip
     assert time.monotonic() - begin < 60
     assert re.search(r"\| extracted ", result.stdout) and "images/s at batch 16" in result.stdout
+
+
+def test_the_small_configs_of_sharpness_run(tmp_path):
+    for name in ("label_noise_mnist_test", "zo_sam_toy_test"):
+        result = ok("run", ROOT / f"configs/sharpness/{name}.yaml", "--out", tmp_path / name, "-q")
+        assert "step" in result.stdout.splitlines()[0]
+        rows = json.loads((tmp_path / name / "results.json").read_text())["rows"]
+        assert rows[-1]["sharpness"] in ("sam", "zosam") and rows[-1]["sharpness_source"]
 
 
 def test_table(finished, tmp_path):

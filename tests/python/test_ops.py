@@ -37,6 +37,16 @@ def cases():
     yield ops.masked_adamw_, (*zero_off_mask(masks, w, g, m, s), []), {"lr": 1e-3, "off_mask_is_zero": True}
     yield ops.masked_adamw_, (w, g, m, s, masks, []), {"lr": 1e-3, "step": 3}
     yield ops.masked_adamw_, (w, g, m, s, [], steps), {"lr": 1e-3, "decoupled": False}
+    origins = tensors(*shapes)
+    yield ops.restore_sgd_, (w, origins, g, v, masks), {"lr": 0.1, "momentum": 0.9}
+    yield ops.restore_adamw_, (w, origins, g, m, s, masks, []), {"lr": 1e-3, "step": 2}
+    norm = torch.tensor([2.0], dtype=torch.float64)
+    yield ops.inner_products, (w, g, v, masks), {"eta": 0.01}
+    yield ops.inner_products, (w, [], [], []), {}
+    yield ops.ascend_, (w, v, g, norm, masks), {"rho": [0.1], "adaptive": True, "eta": 0.01}
+    yield ops.ema_direction_, (g, v, masks), {"sigma": 1.0, "ema": 0.9}
+    yield ops.combine_, (w, g, torch.tensor([1.0, 0.5], dtype=torch.float64)), {}
+    yield ops.noise_ascend_, (w, origins, masks, norm), {"seed": 1, "streams": [3], "distribution": "rademacher"}
     yield ops.mask_apply_, (w, masks), {}
     yield ops.topk_masks, (w, [], [], [], [3, 5, 1]), {}
     yield ops.topk_masks, (w, g, [torch.ones_like(x) for x in masks], [], [9]), {
@@ -69,7 +79,8 @@ def test_opcheck(case):
 @pytest.mark.parametrize("key", ["CPU", "CUDA", "Meta", "CompositeExplicitAutograd", "Autograd"])
 def test_registered(key):
     for name in (
-        "masked_sgd_ masked_adamw_ mask_apply_ topk_masks mask_update_ channel_scores channel_gather philox_fill_"
+        "masked_sgd_ masked_adamw_ restore_sgd_ restore_adamw_ mask_apply_ topk_masks mask_update_ channel_scores "
+        "channel_gather philox_fill_ inner_products ascend_ ema_direction_ combine_ noise_ascend_"
     ).split():
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"glyptic::{name}", key), name
 

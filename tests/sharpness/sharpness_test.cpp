@@ -1,5 +1,5 @@
-// The step oracle: an independent, naive float64 implementation of each rule on a small network, and the worked
-// numbers of the least-squares example (four rows, w = (0.5, -0.25)).
+// The step oracle: an independent, naive float64 implementation of each rule on a small network, and the
+// worked numbers of the least-squares example (four rows, w = (0.5, -0.25)).
 #include "glyptic/sharpness/sharpness.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,6 @@
 
 namespace glyptic::sharpness {
 namespace {
-
 
 optim::OptimizerOptions sgd(double lr, double momentum = 0) {
   optim::OptimizerOptions o;
@@ -119,7 +118,8 @@ struct Network {
   }
   at::Tensor losses() const {
     const auto hidden = at::tanh(at::addmm(parameters[1], x, parameters[0].t()));
-    return at::cross_entropy_loss(at::addmm(parameters[3], hidden, parameters[2].t()), y, {}, at::Reduction::None);
+    return at::cross_entropy_loss(at::addmm(parameters[3], hidden, parameters[2].t()), y, {},
+                                  at::Reduction::None);
   }
 };
 
@@ -143,7 +143,8 @@ TensorList gradient_at(const Network& n, const TensorList& values) {
 
 double dot(const TensorList& a, const TensorList& b) {
   double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += (a[i].to(at::kDouble) * b[i].to(at::kDouble)).sum().item<double>();
+  for (std::size_t i = 0; i < a.size(); ++i)
+    sum += (a[i].to(at::kDouble) * b[i].to(at::kDouble)).sum().item<double>();
   return sum;
 }
 
@@ -260,7 +261,8 @@ TEST_P(EveryRule, EqualsANaiveOracleForFiveSteps) {
         truth.parameters[i].copy_(w[i] - 0.3 * d[i]);
         const auto expected = truth.parameters[i].detach();
         const auto got = n.parameters[i].detach().to(at::kDouble);
-        EXPECT_LE((got - expected).abs().max().item<double>(), tolerance * expected.abs().max().item<double>())
+        EXPECT_LE((got - expected).abs().max().item<double>(),
+                  tolerance * expected.abs().max().item<double>())
             << GetParam() << " step " << step << " parameter " << i;
       }
     }
@@ -268,8 +270,8 @@ TEST_P(EveryRule, EqualsANaiveOracleForFiveSteps) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sharpness, EveryRule,
-                         ::testing::Values("sam", "asam", "gsam", "looksam", "fsam", "wsam", "s2sam", "stable_sam",
-                                           "gcsam", "lesam"),
+                         ::testing::Values("sam", "asam", "gsam", "looksam", "fsam", "wsam", "s2sam",
+                                           "stable_sam", "gcsam", "lesam"),
                          [](const auto& info) { return info.param; });
 
 // --- properties of every method
@@ -311,7 +313,8 @@ TEST_P(EveryMethod, WeightsOffMaskStayZeroInEveryPass) {
 }
 
 TEST_P(EveryMethod, ResumesToTheSameBits) {
-  const auto run = [&](int64_t first, NamedTensors* state, NamedTensors* base, TensorList* weights, int64_t steps) {
+  const auto run = [&](int64_t first, NamedTensors* state, NamedTensors* base, TensorList* weights,
+                       int64_t steps) {
     auto n = network(at::kFloat);
     if (first > 0) {
       const at::NoGradGuard no_grad;
@@ -468,7 +471,8 @@ TEST(Ascent, InTheMaximumNormFollowsSigns) {
   ClosureObjective objective([&](int64_t) {
     if (pass++ == 1)
       for (std::size_t i = 0; i < 4; ++i)
-        EXPECT_LE((n.parameters[i].detach() - before[i] - 0.1 * g[i].sign()).abs().max().item<double>(), 1e-15);
+        EXPECT_LE((n.parameters[i].detach() - before[i] - 0.1 * g[i].sign()).abs().max().item<double>(),
+                  1e-15);
     return n.losses();
   });
   engine.step(objective, *base_of(optimizer));
@@ -507,9 +511,8 @@ TEST(Ascent, AWeightWithoutASecondGradientComesBack) {
   optim::Optimizer optimizer({{"a", a}, {"b", b}}, sgd(0.1));
   Sharpness engine({{"a", a}, {"b", b}}, sam(0.5));
   int pass = 0;
-  ClosureObjective objective([&](int64_t) {
-    return pass++ == 0 ? (a * a).sum() + (b * b).sum() : (a * a).sum();
-  });
+  ClosureObjective objective(
+      [&](int64_t) { return pass++ == 0 ? (a * a).sum() + (b * b).sum() : (a * a).sum(); });
   engine.step(objective, *base_of(optimizer));
   EXPECT_TRUE(at::equal(b.detach(), at::full({2}, 2.0f)));
   EXPECT_FALSE(at::equal(a.detach(), at::ones({2})));
@@ -586,7 +589,8 @@ TEST(Schedule, StartIntervalAndRadius) {
   Sharpness engine(n.named(), options);
   ClosureObjective objective([&](int64_t) { return n.losses(); });
   std::string ascended;
-  for (int step = 0; step < 9; ++step) ascended += engine.step(objective, *base_of(optimizer)).ascended ? '1' : '0';
+  for (int step = 0; step < 9; ++step)
+    ascended += engine.step(objective, *base_of(optimizer)).ascended ? '1' : '0';
   EXPECT_EQ(ascended, "001001001");
 
   options = options_of("gsam");
@@ -622,7 +626,9 @@ TEST(Esam, KeepsTheSamplesWhoseLossRisesMost) {
     EXPECT_LE((w[i] - n.parameters[i].detach() - d[i]).abs().max().item<double>(), 1e-13);
   // Losses per sample are needed, and said so.
   ClosureObjective scalar([&](int64_t) { return n.losses().mean(); });
-  EXPECT_NE(message_of<ArgumentError>([&] { engine.step(scalar, *base_of(optimizer)); }).find("one loss per sample"),
+  EXPECT_NE(message_of<ArgumentError>([&] {
+              engine.step(scalar, *base_of(optimizer));
+            }).find("one loss per sample"),
             std::string::npos);
 }
 
@@ -654,7 +660,8 @@ TEST(ZoSam, PerturbsAlongTheSeededDirectionWithTheRisingSign) {
 }
 
 TEST(ZoSam, TheEstimatorHasTheVarianceOfTheory) {
-  // E ||g^||^2 / ||g||^2 = (d + m + 1) / m on a linear loss; d = 100 here, 4,000 draws: standard error about 2 %.
+  // E ||g^||^2 / ||g||^2 = (d + m + 1) / m on a linear loss; d = 100 here, 4,000 draws: standard error about
+  // 2 %.
   auto w = torch::zeros({100}, torch::kFloat).requires_grad_();
   const auto a = at::randn({100});
   for (const int64_t m : {1, 8}) {
@@ -708,11 +715,15 @@ TEST(BadInput, IsNamed) {
   refuse("sharpness.rho is -1", [](auto& o) { o.rho = -1; });
   refuse("sharpness.rho is nan", [](auto& o) { o.rho = std::nan(""); });
   refuse("sharpness.eta is -0.5", [](auto& o) { o.eta = -0.5; });
-  refuse("lr_max = lr_min", [](auto& o) { o.rho_schedule = "lr", o.rho_min = 0.01; }, "gsam");
-  refuse("sharpness.alpha is 0", [](auto& o) { o.alpha = 0; }, "looksam");
-  refuse("sharpness.gamma is 1", [](auto& o) { o.gamma = 1; }, "wsam");
+  refuse(
+      "lr_max = lr_min", [](auto& o) { o.rho_schedule = "lr", o.rho_min = 0.01; }, "gsam");
+  refuse(
+      "sharpness.alpha is 0", [](auto& o) { o.alpha = 0; }, "looksam");
+  refuse(
+      "sharpness.gamma is 1", [](auto& o) { o.gamma = 1; }, "wsam");
   refuse("linf", [](auto& o) { o.norm = "linf", o.adaptive = "all"; });
-  EXPECT_NE(message_of<ArgumentError>([] { method_info("samm"); }).find("did you mean 'sam'"), std::string::npos);
+  EXPECT_NE(message_of<ArgumentError>([] { method_info("samm"); }).find("did you mean 'sam'"),
+            std::string::npos);
 
   optim::Optimizer optimizer(n.named(), sgd(0.1));
   Sharpness engine(n.named(), sam(0.1));
@@ -722,16 +733,20 @@ TEST(BadInput, IsNamed) {
     return message_of<ArgumentError>([&] { engine.step(objective, *base); });
   };
   EXPECT_NE(stepping([] { return at::Tensor(); }).find("returned nothing"), std::string::npos);
-  EXPECT_NE(stepping([] { return at::ones({}); }).find("does not depend on the parameters"), std::string::npos);
+  EXPECT_NE(stepping([] { return at::ones({}); }).find("does not depend on the parameters"),
+            std::string::npos);
   auto other = torch::ones({1}).requires_grad_();
   EXPECT_NE(stepping([&] { return other.sum(); }).find("no parameter has a gradient"), std::string::npos);
   const auto same = n.losses();
   EXPECT_NE(stepping([&] { return same; }).find("must run the forward pass again"), std::string::npos);
-  EXPECT_NE(message_of<ArgumentError>([&] { engine.second_step(*base); }).find("without first_step"), std::string::npos);
+  EXPECT_NE(message_of<ArgumentError>([&] { engine.second_step(*base); }).find("without first_step"),
+            std::string::npos);
   n.losses().mean().backward();
   engine.first_step(*base);
-  EXPECT_NE(message_of<ArgumentError>([&] { engine.first_step(*base); }).find("called twice"), std::string::npos);
-  EXPECT_NE(message_of<ArgumentError>([&] { engine.state(); }).find("between the two passes"), std::string::npos);
+  EXPECT_NE(message_of<ArgumentError>([&] { engine.first_step(*base); }).find("called twice"),
+            std::string::npos);
+  EXPECT_NE(message_of<ArgumentError>([&] { engine.state(); }).find("between the two passes"),
+            std::string::npos);
   engine.second_step(*base);
   EXPECT_EQ(engine.state()[0].tensor[0].item<int64_t>(), 1);
 }

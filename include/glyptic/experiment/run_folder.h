@@ -23,6 +23,10 @@ class RunFolder {
   static RunFolder create(const std::string& path);
   /// Opens the folder of a run. MissingFileError when it holds none.
   static RunFolder open(const std::string& path);
+  /// The same folder as seen by a process that does not lead its run: it reads, and whatever it is told to
+  /// write is left to the one that leads.
+  static RunFolder follow(const std::string& path);
+  bool leads() const { return leads_; }
   /// Before anything is written: ArgumentError when another process is writing it now.
   void lock();
   /// Takes away what `create` and the start of a run wrote, unless the run has computed something (metrics, a
@@ -49,6 +53,7 @@ class RunFolder {
   std::string path_;
   bool made_ = false;     ///< this object made the folder
   bool created_ = false;  ///< it comes from `create`
+  bool leads_ = true;
   int lock_ = -1;
   int metrics_ = -1;
 };

@@ -55,6 +55,8 @@ class Objective {
   /// Several processes, each with its part of the batch.
   virtual bool distributed() const { return false; }
   virtual void all_reduce_mean(const TensorList& tensors) { static_cast<void>(tensors); }
+  /// False when `synchronize` averages nothing, so that the engine has to.
+  virtual bool averages() const { return true; }
 };
 
 /// An Objective from one closure that returns the loss.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "glyptic/optim/optimizer.h"
 #include "glyptic/sparsity/sparsifier.h"
@@ -15,8 +16,9 @@ using Closure = std::function<at::Tensor()>;
 /// Zeroes gradients, runs `closure` `micro_batches` times (gradients average), then optimizer and masks.
 /// `sparsifier` may be null: then it is a dense step. Returns the mean loss, detached, on its device.
 /// DivergenceError before anything is updated when a loss on the CPU is NaN or Inf (on a GPU the check would
-/// cost a synchronization: the caller looks at the returned loss when it likes).
+/// cost a synchronization: the caller looks at the returned loss when it likes). With a `process_group`
+/// gradients are averaged over its ranks first.
 at::Tensor step(optim::Optimizer& optimizer, Sparsifier* sparsifier, const Closure& closure,
-                int64_t micro_batches = 1);
+                int64_t micro_batches = 1, const std::string& process_group = "");
 
 }  // namespace glyptic::sparsity
