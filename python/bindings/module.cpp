@@ -5,6 +5,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/torch.h>
 
+#include "corruptions.h"
 #include "glyptic/cli/cli.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
@@ -392,6 +393,7 @@ PYBIND11_MODULE(_C, m) {
   bind_nn(m);
   bind_sparsity(m);
   bind_pruning(m);
+  bind_corruptions(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,

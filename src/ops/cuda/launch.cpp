@@ -120,6 +120,12 @@ void philox_fill(at::Device device, const kernels::FillArgs& args) {
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+void pixel_noise(at::Device device, const kernels::PixelNoiseArgs& args) {
+  const c10::cuda::CUDAGuard guard(device);
+  kernels::cuda::pixel_noise(args, stream_of(device));
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 std::vector<kernels::TopKReport> topk(at::Device device, const Table<kernels::TopKEntry>& table,
                                       const kernels::TopKTask& task) {
   const int64_t groups = task.global ? 1 : task.count;

@@ -10,6 +10,7 @@
 #include "glyptic/kernels/masked_adamw.h"
 #include "glyptic/kernels/masked_sgd.h"
 #include "glyptic/kernels/philox_fill.h"
+#include "glyptic/kernels/pixel_noise.h"
 #include "glyptic/kernels/topk.h"
 
 namespace glyptic::ops::cuda {
@@ -25,6 +26,8 @@ void mask_update(at::Device device, const Table<kernels::MaskUpdateEntry>& table
 void channel_scores(at::Device device, const Table<kernels::RowEntry>& table, kernels::RowScore score);
 void channel_gather(at::Device device, const kernels::GatherArgs& args);
 void philox_fill(at::Device device, const kernels::FillArgs& args);
+/// All pointers in device memory.
+void pixel_noise(at::Device device, const kernels::PixelNoiseArgs& args);
 /// task.k in host memory. The report is read back at the end: the one synchronisation, after the select.
 std::vector<kernels::TopKReport> topk(at::Device device, const Table<kernels::TopKEntry>& table,
                                       const kernels::TopKTask& task);
