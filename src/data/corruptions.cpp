@@ -239,7 +239,7 @@ void check_param(const Corruption& corruption, const std::vector<double>& param)
 // thresholds that are not above it.
 struct PoissonTable {
   std::vector<uint32_t> thresholds;
-  std::vector<int32_t> first, lowest;
+  std::vector<int32_t> first, lowest, guide;
 };
 
 PoissonTable poisson_table(double photons) {
@@ -271,6 +271,13 @@ PoissonTable poisson_table(double photons) {
     }
   }
   table.first.push_back(static_cast<int32_t>(table.thresholds.size()));
+  for (std::size_t v = 0; v < 256; ++v) {
+    int32_t at = table.first[v];
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      while (at < table.first[v + 1] && table.thresholds[static_cast<std::size_t>(at)] <= byte << 24) ++at;
+      table.guide.push_back(at - table.first[v]);
+    }
+  }
   return table;
 }
 
@@ -358,6 +365,7 @@ class Corruptor {
     args.table = poisson_.thresholds.data();
     args.first = poisson_.first.data();
     args.lowest = poisson_.lowest.data();
+    args.guide = poisson_.guide.data();
     if (in.is_cpu()) {
       GLYPTIC_SELECT(pixel_noise)(args, threads);
       return;
@@ -373,6 +381,8 @@ class Corruptor {
     const auto thresholds = upload(poisson_.thresholds.data(), poisson_.thresholds.size(), at::kInt);
     const auto first = upload(poisson_.first.data(), poisson_.first.size(), at::kInt);
     const auto lowest = upload(poisson_.lowest.data(), poisson_.lowest.size(), at::kInt);
+    const auto guide = upload(poisson_.guide.data(), poisson_.guide.size(), at::kInt);
+    args.guide = static_cast<const int32_t*>(guide.const_data_ptr());
     args.streams = static_cast<const uint64_t*>(device_streams.const_data_ptr());
     args.seconds = static_cast<const uint64_t*>(device_seconds.const_data_ptr());
     args.table = static_cast<const uint32_t*>(thresholds.const_data_ptr());

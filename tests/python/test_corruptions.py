@@ -819,3 +819,51 @@ def test_cuda_gives_the_bits_of_the_cpu(name, textures):
     for images in (pictures(3, 3, 32, 41), pictures(2).float() / 255 * 0.97):
         here, there = (run(name, x, textures=textures, seed=3, first_index=2) for x in (images, images.cuda()))
         assert there.is_cuda and torch.equal(there.cpu(), here)
+
+
+# --- the page and the command
+
+
+def test_the_snippets_of_the_page(tmp_path):
+    import re
+
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "corruptions.md"
+    scope = {"torch": torch, "glyptic": glyptic, "folder": tmp_path}
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), scope)
+
+
+def test_the_command_writes_a_set(tmp_path):
+    import subprocess
+
+    build = os.environ.get("GLYPTIC_BUILD")
+    command = pathlib.Path(build or "") / "bin" / "glyptic"
+    if not build or not command.exists():
+        pytest.skip("GLYPTIC_BUILD does not name a build with the command")
+
+    def call(*arguments):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("GLYPTIC_DATA", None)
+        return subprocess.run([command, "corrupt", *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    out = tmp_path / "new" / "mnist-c"
+    done = call("--data", "mnist", "--limit", "12", "--out", str(out), "--name", "noise", "contrast", "--seed", "4")
+    assert done.returncode == 0, done.stderr
+    written = ["contrast", "gaussian_noise", "impulse_noise", "labels", "shot_noise"]
+    assert sorted(f.stem for f in out.iterdir()) == written and len(done.stdout.split()) == 4
+    clean, labels = glyptic.data.load_cifar_c(out, "contrast", 1)
+    assert clean.shape == (12, 1, 28, 28) and len(labels) == 12
+    noisy = np.load(out / "shot_noise.npy")
+    assert noisy.shape == (60, 28, 28, 1)
+    for arguments, code, message in (
+        (("--data", "mnist", "--out", str(tmp_path / "x"), "--name", "contrst"), 2, "did you mean 'contrast'"),
+        (("--data", "mnist",), 2, "--out"),
+        (("--data", "mnst", "--out", str(tmp_path / "x")), 2, "no data set is called 'mnst'"),
+        (("--data", "mnist", "--limit", "2", "--out", str(tmp_path / "x"), "--name", "frost"), 3, "frost: its textures"),
+        (("--data", "mnist", "--limit", "2", "--out", str(tmp_path / "x"), "--table", "31"), 2, "table is 31"),
+    ):
+        failed = call(*arguments)
+        assert failed.returncode == code and message in failed.stderr and failed.stderr.count("\n") == 1
+    assert not list((tmp_path / "x").glob("*frost*"))

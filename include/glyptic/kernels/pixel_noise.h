@@ -8,7 +8,7 @@
 // contraction and calls no function of the C library: CPU and GPU write the same bits.
 //
 // Poisson numbers are found by inversion. For whole v the thresholds of the 256 distributions are in a table,
-// so a draw is a bisection over integers. The fraction of v, where it has one, is a second, independent
+// so a draw is a search among integers. The fraction of v, where it has one, is a second, independent
 // Poisson number of a small mean (a sum of independent Poisson numbers is one of the summed mean).
 #pragma once
 
@@ -38,6 +38,7 @@ struct PixelNoiseArgs {
   const uint32_t* table;    ///< shot: for each v, ascending thresholds
   const int32_t* first;     ///< shot [257]: where those of v begin
   const int32_t* lowest;    ///< shot [256]: the count that a word below the first threshold stands for
+  const int32_t* guide;     ///< shot [256, 256]: number of thresholds of v that are at most b * 2^24
 };
 
 /// What rounding error may cost: values this little below an integer count as that integer when they are cut.
@@ -60,17 +61,12 @@ GLYPTIC_INLINE double pixel_exp_minus(double x) {
   return sum;
 }
 
-/// The number of thresholds that are not above `word`, plus the lowest count.
+/// The lowest count plus the number of thresholds that are not above `word`: those that are not above its
+/// first 8 bits are known, of the others few are left.
 GLYPTIC_INLINE int32_t pixel_poisson(const PixelNoiseArgs& a, int32_t v, uint32_t word) {
-  const uint32_t* begin = a.table + a.first[v];
-  const uint32_t* from = begin;
-  // Halving without a branch: which half is as good as random.
-  for (int32_t left = a.first[v + 1] - a.first[v]; left > 0;) {
-    const int32_t half = (left + 1) / 2;
-    from += from[half - 1] <= word ? half : 0;
-    left -= half;
-  }
-  return a.lowest[v] + static_cast<int32_t>(from - begin);
+  int32_t at = a.first[v] + a.guide[256 * v + static_cast<int32_t>(word >> 24)];
+  while (at < a.first[v + 1] && a.table[at] <= word) ++at;
+  return a.lowest[v] + at - a.first[v];
 }
 
 /// A Poisson number of a small mean by adding up probabilities.
