@@ -4,9 +4,9 @@
     GLYPTIC_DATA=... python benchmarks/peers/corruptions.py --peer-python /tmp/peer/bin/python --json out.json
 
 Every round corrupts the same 1,000 images under all nineteen corruptions at all five severities; the medians of the
-rounds are reported, raw times are in the JSON file. The peer works on one image at a time in one thread and has no
-batch call, so it gets fewer images (--peer-images) of the same set in a process of its own, and microseconds per
-image are compared: Glyptic's with --threads threads, as a user would call both, and with one.
+rounds are reported, raw times are in the JSON file. The peer works on one image at a time and has no batch call, so
+it gets fewer images (--peer-images) of the same set in a process of its own. Both are compared by time of the processor,
+all threads together, which other programs on the machine do not lengthen, and by the clock.
 
 imagecorruptions has one table, that of 224 pixels, and its own way with frost, fog, elastic_transform and pixelate;
 Glyptic is timed on the same table beside it (`table=224`), and on CIFAR-10-C's for the headline.
@@ -38,8 +38,8 @@ def images(count: int) -> np.ndarray:
     return np.clip(wave + disc + rng.normal(0, 6, wave.shape), 0, 255).astype(np.uint8)
 
 
-def time_peer(count: int) -> dict[str, float]:
-    """Seconds per image and severity, of one thread."""
+def time_peer(count: int) -> dict[str, tuple[float, float]]:
+    """Seconds per image and severity: by the clock, and of the processor."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -57,29 +57,29 @@ def time_peer(count: int) -> dict[str, float]:
     result = {}
     for name in imagecorruptions.get_corruption_names("all"):
         imagecorruptions.corrupt(batch[0], corruption_name=name, severity=1)  # numba compiles here
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.process_time()
         for severity in range(1, 6):
             for image in batch:
                 imagecorruptions.corrupt(image, corruption_name=name, severity=severity)
-        result[name] = (time.perf_counter() - start) / (5 * count)
+        result[name] = ((time.perf_counter() - start) / (5 * count), (time.process_time() - begun) / (5 * count))
     return result
 
 
-def time_glyptic(count: int, rounds: int, threads: int, table: int) -> dict[str, list[float]]:
-    """Seconds of each round for `count` images at five severities."""
+def time_glyptic(count: int, rounds: int, threads: int, table: int) -> dict[str, list[tuple[float, float]]]:
+    """Per round the seconds for `count` images at five severities: by the clock, and of the processor (all threads)."""
     import glyptic
     import torch
 
     batch = torch.from_numpy(images(count)).permute(0, 3, 1, 2).contiguous()
     names = glyptic.data.corruption_names()
     glyptic.data.corrupt(batch[:8], names[0], 1)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            start = time.perf_counter()
+            start, begun = time.perf_counter(), time.process_time()
             for severity in range(1, 6):
                 glyptic.data.corrupt(batch, name, severity, seed=1, table=table, threads=threads)
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - start, time.process_time() - begun))
     return times
 
 
@@ -101,9 +101,7 @@ def main() -> None:
 
     load = list(os.getloadavg())
     own = time_glyptic(args.count, args.rounds, args.threads, 0)
-    same_table = time_glyptic(args.count, args.rounds, args.threads, 224)
-    single = time_glyptic(args.count, args.rounds, 1, 224)
-    totals = [sum(own[name][r] for name in own) for r in range(args.rounds)]
+    beside = time_glyptic(args.count, args.rounds, args.threads, 224)
     peer = None
     if args.peer_python:
         command = [args.peer_python, __file__, "--as-peer", "--peer-images", str(args.peer_images)]
@@ -111,19 +109,31 @@ def main() -> None:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peer = json.loads(answer.stdout.strip().splitlines()[-1])
 
-    per_image = lambda times: {n: statistics.median(t) / (5 * args.count) for n, t in times.items()}
-    fast, beside, one = per_image(own), per_image(same_table), per_image(single)
-    print(f"{args.count} images x 19 x 5 on {args.threads} threads: median {statistics.median(totals):.2f} s of {args.rounds} rounds")
-    print(f"\n{'us per image':20s} {'glyptic':>9s} {'table 224':>10s} {'1 thread':>9s}" + (f" {'peer':>9s} {'ratio':>7s} {'1 thread':>9s}" if peer else ""))
-    for name in fast:
-        line = f"{name:20s} {fast[name] * 1e6:9.1f} {beside[name] * 1e6:10.1f} {one[name] * 1e6:9.1f}"
-        if peer:
-            line += f" {peer[name] * 1e6:9.1f} {peer[name] / beside[name]:7.1f} {peer[name] / one[name]:9.1f}"
-        print(line)
+    def total(times: dict, which: int) -> list[float]:
+        return [sum(times[name][r][which] for name in times) for r in range(args.rounds)]
+
+    def micro(times: dict, which: int) -> dict[str, float]:
+        return {n: 1e6 * statistics.median(t[which] for t in rounds) / (5 * args.count) for n, rounds in times.items()}
+
+    wall, cpu = total(own, 0), total(own, 1)
+    print(f"{args.count} images x 19 x 5, {args.threads} threads, medians of {args.rounds} rounds: "
+          f"{statistics.median(wall):.2f} s by the clock, {statistics.median(cpu):.2f} s of the processor; load {load[0]:.1f}")  # fmt: skip
+    columns = {"own table": micro(own, 1), "table 224": micro(beside, 1)}
     if peer:
-        whole = sum(peer.values())
-        print(f"{'all':20s} {sum(fast.values()) * 1e6:9.1f} {sum(beside.values()) * 1e6:10.1f} {sum(one.values()) * 1e6:9.1f} "
-              f"{whole * 1e6:9.1f} {whole / sum(beside.values()):7.1f} {whole / sum(one.values()):9.1f}")  # fmt: skip
+        columns["peer"] = {n: 1e6 * t[1] for n, t in peer.items()}
+        columns["ratio"] = {n: columns["peer"][n] / columns["table 224"][n] for n in peer}
+        columns["by clock"] = {n: 1e6 * t[0] / micro(beside, 0)[n] for n, t in peer.items()}
+    print("\nmicroseconds of the processor per image; ratio: peer / table 224, of the processor and by the clock")
+    print(f"{'':20s}" + "".join(f"{c:>11s}" for c in columns))
+    for name in own:
+        print(f"{name:20s}" + "".join(f"{values[name]:11.1f}" for values in columns.values()))
+    ratio_all = None
+    if peer:
+        ratio_all = {
+            "processor": sum(columns["peer"].values()) / sum(columns["table 224"].values()),
+            "clock": sum(1e6 * t[0] for t in peer.values()) / sum(micro(beside, 0).values()),
+        }
+        print(f"all: {ratio_all['processor']:.1f} of the processor, {ratio_all['clock']:.1f} by the clock")
     if args.json:
         commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         report = {
@@ -133,20 +143,16 @@ def main() -> None:
             "torch": torch.__version__,
             "commit": commit.stdout.strip(),
             "load_before": load,
-            "seconds_all": {"median": statistics.median(totals), "rounds": totals},
-            "seconds": {"own table": own, "table 224": same_table, "table 224, one thread": single},
-            "microseconds_per_image": {"glyptic": {n: t * 1e6 for n, t in fast.items()}},
+            "seconds_all": {
+                "clock": {"median": statistics.median(wall), "rounds": wall},
+                "processor": {"median": statistics.median(cpu), "rounds": cpu},
+            },
+            "processor_microseconds_per_image": columns,
+            "seconds": {"own table": own, "table 224": beside},
         }
         if peer:
-            report["peer"] = {
-                "name": "imagecorruptions 1.1.2",
-                "images": args.peer_images,
-                "microseconds_per_image": {n: t * 1e6 for n, t in peer.items()},
-                "ratio": {n: peer[n] / beside[n] for n in peer},
-                "ratio_one_thread": {n: peer[n] / one[n] for n in peer},
-                "ratio_all": sum(peer.values()) / sum(beside.values()),
-                "ratio_all_one_thread": sum(peer.values()) / sum(one.values()),
-            }
+            report["peer"] = {"name": "imagecorruptions 1.1.2", "images": args.peer_images, "seconds_per_image": peer}
+            report["ratio_all"] = ratio_all
         args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -74,7 +74,7 @@ int64_t corruption_table(int64_t height, int64_t width);
 /// One channel: the corruptions that know colour (frost, saturate, spatter) treat it as three equal ones and
 /// return the luma, .299 R + .587 G + .114 B.
 ///
-/// Cost on one core at 3 x 32 x 32: 5 to 200 microseconds per image (docs/corruptions.md has a table).
+/// Cost on one core at 3 x 32 x 32: 5 to 60 microseconds per image (docs/corruptions.md has a table).
 ///
 /// ArgumentError: unknown name, severity, table, dtype, shape, value outside [0, 1], param of the wrong
 /// number or range. MissingFileError: no frost textures.

@@ -90,7 +90,7 @@ def corrupt(
         ArgumentError: an unknown name, a severity, dtype, shape or parameter that cannot be.
         MissingFileError: no textures for frost.
 
-    Cost: 3 to 300 microseconds of one core for a 32 x 32 image; docs/corruptions.md has a table.
+    Cost: 5 to 60 microseconds of one core for a 32 x 32 image; docs/corruptions.md has a table.
 
     >>> x = torch.full((1, 1, 28, 28), 0.5)
     >>> corrupt(x, "contrast", 1).unique()      # a flat image has no contrast to lose; 8 bits: 127 / 255
