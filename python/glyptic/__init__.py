@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import callbacks, nn, optim, pruning, sharpness, sparsity  # noqa: E402
+from . import callbacks, data, metrics, nn, optim, pruning, sharpness, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -54,7 +54,9 @@ __all__ = [
     "MissingFileError",
     "__version__",
     "callbacks",
+    "data",
     "load_safetensors",
+    "metrics",
     "nn",
     "optim",
     "pruning",

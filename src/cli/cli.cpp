@@ -6,6 +6,7 @@
 #include <csignal>
 #include <iostream>
 
+#include "corrupt.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/distributed.h"
 #include "glyptic/core/error.h"
@@ -163,6 +164,7 @@ int dispatch(const std::vector<std::string>& arguments) {
   table->add_option("--format", format, "markdown or csv");
 
   auto* doctor_command = app.add_subcommand("doctor", "check the installation");
+  add_corrupt_command(app);
   for (auto* command : app.get_subcommands({})) {
     command->add_flag("-v,--verbose", verbose, "also show debug lines");
     command->add_flag("-q,--quiet", quiet, "only warnings, errors and results");

@@ -39,13 +39,9 @@ class ImageFolder final : public Dataset {
   ImageFolder(const std::string& folder, int64_t size, bool train)
       : folder_(folder), side_(size), train_(train) {
     classes_ = image_folder_classes(folder);
-    for (std::size_t c = 0; c < classes_.size(); ++c) {
-      const auto before = items_.size();
-      for (auto& name : entries(folder + "/" + classes_[c], false))
-        if (is_image(name)) items_.push_back({static_cast<int32_t>(c), std::move(name)});
-      require<DataError>(items_.size() > before, "the class folder '", folder, "/", classes_[c],
-                         "' holds no .jpg, .jpeg or .png file; fill or remove it");
-    }
+    for (std::size_t c = 0; c < classes_.size(); ++c)
+      for (auto& name : image_files(folder + "/" + classes_[c]))
+        items_.push_back({static_cast<int32_t>(c), std::move(name)});
   }
 
   int64_t size() const override { return static_cast<int64_t>(items_.size()); }
@@ -119,6 +115,15 @@ std::vector<std::string> image_folder_classes(const std::string& folder) {
   require<DataError>(!classes.empty(), "'", folder,
                      "' holds no class folders; expected <class>/<image>.jpg or .png");
   return classes;
+}
+
+std::vector<std::string> image_files(const std::string& folder) {
+  auto names = entries(folder, false);
+  names.erase(std::remove_if(names.begin(), names.end(), [](const auto& name) { return !is_image(name); }),
+              names.end());
+  require<DataError>(!names.empty(), "the class folder '", folder,
+                     "' holds no .jpg, .jpeg or .png file; fill or remove it");
+  return names;
 }
 
 std::shared_ptr<Dataset> read_image_folder(const std::string& folder, int64_t size, bool train) {

@@ -3,6 +3,7 @@
 // and jumps back.
 #include <csetjmp>
 #include <cstdio>
+#include <cstdlib>
 // jpeglib.h needs the two above.
 #include <jerror.h>
 #include <jpeglib.h>
@@ -119,6 +120,39 @@ bool decode_jpeg(const std::string& bytes, int64_t max_pixels, Pixels& out, char
   return true;
 }
 
+// Baseline, 4:2:0 (libjpeg's default and Pillow's). `bytes` was allocated by malloc and is the caller's, on
+// every way out.
+bool encode_jpeg(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels, int quality,
+                 unsigned char** bytes, unsigned long* size, char* message) {
+  jpeg_compress_struct info{};
+  JpegErrors errors{};
+  info.err = jpeg_std_error(&errors.base);
+  errors.base.error_exit = jpeg_fail;
+  errors.base.output_message = jpeg_silent;
+  if (setjmp(errors.jump)) {
+    std::snprintf(message, kMessage, "%s", errors.message);
+    jpeg_destroy_compress(&info);
+    return false;
+  }
+  jpeg_create_compress(&info);
+  jpeg_mem_dest(&info, bytes, size);
+  info.image_width = static_cast<JDIMENSION>(width);
+  info.image_height = static_cast<JDIMENSION>(height);
+  info.input_components = static_cast<int>(channels);
+  info.in_color_space = channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
+  jpeg_set_defaults(&info);
+  jpeg_set_quality(&info, quality, TRUE);
+  jpeg_start_compress(&info, TRUE);
+  while (info.next_scanline < info.image_height) {
+    JSAMPROW row =
+        const_cast<uint8_t*>(pixels) + static_cast<std::size_t>(width * channels) * info.next_scanline;
+    jpeg_write_scanlines(&info, &row, 1);
+  }
+  jpeg_finish_compress(&info);
+  jpeg_destroy_compress(&info);
+  return true;
+}
+
 struct PngReader {
   const std::string* bytes;
   std::size_t at = 0;
@@ -232,6 +266,24 @@ Pixels decode_pixels(const std::string& path, int64_t max_pixels) {
   require<DataError>(good, "'", path, "' cannot be decoded as ", jpeg ? "JPEG" : "PNG", ": ", message,
                      "; fetch it again or remove it");
   return pixels;
+}
+
+void jpeg_round_trip(std::vector<uint8_t>& pixels, int64_t height, int64_t width, int64_t channels,
+                     int quality) {
+  unsigned char* data = nullptr;
+  unsigned long size = 0;
+  char message[kMessage] = "";
+  const bool encoded = encode_jpeg(pixels.data(), height, width, channels, quality, &data, &size, message);
+  const std::string bytes(reinterpret_cast<const char*>(data), encoded ? size : 0);
+  std::free(data);
+  Pixels decoded;
+  require(encoded && decode_jpeg(bytes, height * width, decoded, message), "jpeg: an image of ", height,
+          " x ", width, " cannot be compressed: ", message);
+  if (channels == 3) {
+    pixels = std::move(decoded.rgb);
+  } else {
+    for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = decoded.rgb[3 * i];
+  }
 }
 
 void resample(const Pixels& image, double top, double left, double height, double width, int64_t side,

@@ -27,6 +27,10 @@ struct Pixels {
 };
 Pixels decode_pixels(const std::string& path, int64_t max_pixels);
 
+/// Rows of pixels of 1 (grey) or 3 (RGB) bytes through baseline JPEG (chroma 4:2:0) and back, in memory.
+void jpeg_round_trip(std::vector<uint8_t>& pixels, int64_t height, int64_t width, int64_t channels,
+                     int quality);
+
 /// The box (top, left, height, width; fractions allowed) of an image, resampled to planes [3, side, side]
 /// with a triangle filter that widens with the reduction, so that fine detail does not alias.
 void resample(const Pixels& image, double top, double left, double height, double width, int64_t side,
@@ -34,5 +38,7 @@ void resample(const Pixels& image, double top, double left, double height, doubl
 
 /// Sorted names of the class folders of an image folder.
 std::vector<std::string> image_folder_classes(const std::string& folder);
+/// Sorted names of the .jpg, .jpeg and .png files of a class folder. DataError when there are none.
+std::vector<std::string> image_files(const std::string& folder);
 
 }  // namespace glyptic::data

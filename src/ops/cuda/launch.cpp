@@ -179,6 +179,12 @@ void combine(at::Device device, const Table<kernels::CombineEntry>& table, const
   });
 }
 
+void pixel_noise(at::Device device, const kernels::PixelNoiseArgs& args) {
+  const c10::cuda::CUDAGuard guard(device);
+  kernels::cuda::pixel_noise(args, stream_of(device));
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 std::vector<kernels::TopKReport> topk(at::Device device, const Table<kernels::TopKEntry>& table,
                                       const kernels::TopKTask& task) {
   const int64_t groups = task.global ? 1 : task.count;

@@ -13,6 +13,7 @@
 #include "glyptic/kernels/masked_sgd.h"
 #include "glyptic/kernels/noise_ascend.h"
 #include "glyptic/kernels/philox_fill.h"
+#include "glyptic/kernels/pixel_noise.h"
 #include "glyptic/kernels/topk.h"
 
 namespace glyptic::ops::cuda {
@@ -39,6 +40,8 @@ at::Tensor noise_ascend(at::Device device, const Table<kernels::NoiseEntry>& tab
 void ascend(at::Device device, const Table<kernels::AscendEntry>& table,
             const kernels::AscendScalars& scalars, const at::Tensor& norm);
 void combine(at::Device device, const Table<kernels::CombineEntry>& table, const at::Tensor& coefficients);
+/// All pointers in device memory.
+void pixel_noise(at::Device device, const kernels::PixelNoiseArgs& args);
 /// task.k in host memory. The report is read back at the end: the one synchronisation, after the select.
 std::vector<kernels::TopKReport> topk(at::Device device, const Table<kernels::TopKEntry>& table,
                                       const kernels::TopKTask& task);
