@@ -19,6 +19,7 @@
 #include "glyptic/sparsity/sparsifier.h"
 #include "named.h"
 #include "pruning.h"
+#include "report.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -392,6 +393,7 @@ PYBIND11_MODULE(_C, m) {
   bind_nn(m);
   bind_sparsity(m);
   bind_pruning(m);
+  bind_report(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,
