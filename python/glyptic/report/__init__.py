@@ -27,10 +27,15 @@ def _may_write(out: Path) -> None:
         raise _C.ArgumentError(f"'{out}' is a folder; name a file with --out, such as {out / 'report.html'}")
     if not out.parent.is_dir():
         raise _C.MissingFileError(f"the folder of '{out}' is not there; make it, or give another --out")
-    if out.exists():
+    try:
         with out.open("rb") as file:
-            if GENERATOR.encode() not in file.read(512):
-                raise _C.ArgumentError(f"'{out}' is there already and is no report; give another --out")
+            begin = file.read(512)
+    except FileNotFoundError:
+        return
+    except OSError:
+        begin = b""
+    if GENERATOR.encode() not in begin:
+        raise _C.ArgumentError(f"'{out}' is there already and is no report; give another --out")
 
 
 def _write_atomically(out: Path, content: bytes) -> None:

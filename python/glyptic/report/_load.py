@@ -276,6 +276,10 @@ def _check_results(results: dict[str, Any], path: Path) -> None:
         raise _C.DataError(f"'{path}' is not a results file: it has no rows")
 
 
+def _unreadable(error: OSError) -> Exception:
+    return _C.MissingFileError(f"cannot read '{error.filename}': {error.strerror}; make it a file that can be read")
+
+
 def read_run(path: str, label: str) -> Run:
     """One run folder. MissingFileError where there is none, DataError for a file that cannot be read at all."""
     folder = Path(path)
@@ -286,6 +290,8 @@ def read_run(path: str, label: str) -> Run:
         raise _C.MissingFileError(
             f"'{path}' holds no run: it has no config.yaml; name the folder that `glyptic run` wrote"
         ) from None
+    except OSError as error:
+        raise _unreadable(error) from None
     try:
         config = _C.read_config(str(folder / "config.yaml"))
     except (_C.Error, RuntimeError) as error:
@@ -300,8 +306,8 @@ def read_run(path: str, label: str) -> Run:
             folder, label, text, config, environment, results, _read_metrics(folder / "metrics.jsonl", warnings),
             _ended(folder / "log.txt"), warnings,
         )  # fmt: skip
-    except PermissionError as error:
-        raise _C.MissingFileError(f"cannot read '{error.filename}': {error.strerror}; make it readable") from None
+    except OSError as error:
+        raise _unreadable(error) from None
     for phase in run.phases.values():
         if phase.not_finite:
             warnings.append(f"{phase.not_finite} values of '{phase.name}' are not finite; curves have a gap there")

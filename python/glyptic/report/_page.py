@@ -44,7 +44,7 @@ p{margin:6px 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(152px,1fr));gap:10px;margin:18px 0 6px}
 .tile{background:var(--panel);border-radius:8px;padding:10px 14px}
 
-.tile b{display:block;font-size:23px;line-height:1.25;font-weight:650;font-variant-numeric:tabular-nums}
+.tile b{display:block;font-size:23px;line-height:1.25;font-weight:650;white-space:nowrap;font-variant-numeric:tabular-nums}
 .tile span{font-size:13px;font-weight:600}.tile small{display:block}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:26px 36px;margin-top:16px}
 .small{grid-template-columns:repeat(auto-fill,minmax(min(47%,175px),1fr));gap:18px 16px}
@@ -74,8 +74,8 @@ pre{font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monosp
 padding:12px 14px;border-radius:8px;margin:6px 0;white-space:pre-wrap;columns:auto 300px;column-gap:28px}
 footer{margin-top:48px;color:var(--muted);font-size:13px;border-top:1px solid var(--line);padding-top:10px}
 :focus-visible{outline:2px solid var(--s0);outline-offset:2px}
-@media (max-width:500px){main{padding:18px 16px 40px}h1{font-size:23px}.lead{font-size:16px}.tile b{font-size:20px}
-.tiles{grid-template-columns:1fr 1fr}th,td{padding:5px 7px}.across{width:100%;font-size:13.5px}}
+@media (max-width:500px){main{padding:18px 16px 40px}h1{font-size:23px}.lead{font-size:16px}.tile b{font-size:17px;letter-spacing:-.02em}
+.tiles{grid-template-columns:1fr 1fr}.tile{padding:9px 12px}th,td{padding:5px 7px}.across{width:100%;font-size:13.5px}}
 @media print{@page{margin:14mm}body{font-size:10.5pt}main{max-width:none;padding:0}h2{margin-top:22px;break-after:avoid}
 details:not(.plain){display:none}details.plain::details-content{content-visibility:visible;display:block}
 .figures{grid-template-columns:1fr 1fr;gap:14px 22px}.small{grid-template-columns:repeat(4,1fr)}
@@ -279,7 +279,7 @@ class Page:
         if not best:
             return self._tiles_of_unfinished(group)
         accuracy, dense = mean(best, "accuracy"), mean("dense", "accuracy")
-        beside = "on the test set"
+        beside = f"of the {best} network"
         if best != "dense" and math.isfinite(dense):
             change = f"{accuracy - dense:+.2f}".replace("-", "\N{MINUS SIGN}")
             beside = f"dense {dense:.2f} %: {change} points"
@@ -361,9 +361,12 @@ class Page:
             )
             return
         titles, rows, notes = _C.tabulate_results([str(run.path / "results.json") for run in finished])
-        if len(rows) <= 4 and titles[0] == "network":  # networks side by side: fits a phone
-            columns = [[row[c] for row in rows] for c in range(len(titles))]
-            table = _table(["", *columns[0]], [[t, *c] for t, c in zip(titles[1:], columns[1:])], "Results", "results across")
+        if len(self.groups) == 1 and len(rows) <= 4:  # networks side by side: fits a phone
+            columns = {title: [row[c] for row in rows] for c, title in enumerate(titles)}
+            networks = columns.pop("network", [""] * len(rows))
+            columns.pop("run", None)  # all of them are one setting, whose seeds are named above
+            columns.pop("seeds", None)
+            table = _table(["", *networks], [[t, *c] for t, c in columns.items()], "Results", "results across")
         else:
             table = _table(titles, rows, "Results", "results")
         remarks = _texts((finished[0].results or {}).get("notes")) if len(self.runs) == 1 else []
