@@ -21,7 +21,7 @@ help:
 
 bootstrap:
 ifndef SKIP_BOOTSTRAP
-	@cmake/bootstrap.sh "$(VENV)"
+	@cmake/bootstrap.sh "$(VENV)" $(BOOTSTRAP_FOR)
 endif
 
 $(BUILD)/build.ninja: | bootstrap
@@ -37,6 +37,7 @@ quickstart: build
 	@rm -rf "$(RUN_DIR)"
 	@$(BUILD)/bin/glyptic run configs/sparsity/chase_mnist.yaml --out "$(RUN_DIR)" --set seed=$(SEED)
 
+test test-python: BOOTSTRAP_FOR = test
 test: build test-cpp test-python
 
 # Waiting threads sleep instead of spinning: tests run side by side, on small tensors.

@@ -2,9 +2,9 @@
 # Installs what the build needs and is missing: Debian packages (as root; otherwise names them and stops) and a
 # virtual environment with the pinned torch. Does nothing, in a fraction of a second, when all is there.
 #
-# usage: cmake/bootstrap.sh VENV
+# usage: cmake/bootstrap.sh VENV [test]
 set -euo pipefail
-venv=${1:?usage: cmake/bootstrap.sh VENV}
+venv=${1:?usage: cmake/bootstrap.sh VENV [test]}
 here=$(cd "$(dirname "$0")/.." && pwd)
 requirements=$here/python/requirements-dev.txt
 
@@ -21,6 +21,8 @@ needed=(
 )
 # Not needed, but they make every build several times faster.
 helpful=(clang:clang++ ccache:ccache mold:mold)
+# A browser, in which the tests open reports; without it they read them as text.
+if [ "${2:-}" = test ]; then helpful+=(chromium:chromium); fi
 
 missing_of() {
   local entry what
@@ -57,7 +59,7 @@ if [ -n "$missing$optional" ]; then
     say "install them as root: apt-get install -y $missing$optional"
     exit 2
   else
-    say "builds would be faster with: apt-get install -y $optional"
+    say "optional, for faster builds and more of the tests: apt-get install -y $optional"
   fi
 fi
 

@@ -22,6 +22,7 @@
 #include "named.h"
 #include "options.h"
 #include "pruning.h"
+#include "report.h"
 #include "sharpness.h"
 
 namespace py = pybind11;
@@ -356,6 +357,7 @@ PYBIND11_MODULE(_C, m) {
   bind_pruning(m);
   bind_sharpness(m);
   bind_corruptions(m);
+  bind_report(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,

@@ -7,6 +7,10 @@ import sys
 
 def main() -> int:
     """Run the command line with ``sys.argv``; the console script ``glyptic`` calls this."""
+    if sys.argv[1:2] == ["report"]:
+        from .report import main as report
+
+        return report(sys.argv[2:])
     from . import _C
     from ._ranks import all_ranks
 

@@ -16,6 +16,7 @@
 #include "glyptic/experiment/config.h"
 #include "glyptic/experiment/experiment.h"
 #include "glyptic/nn/model.h"
+#include "report.h"
 
 namespace glyptic::cli {
 
@@ -160,8 +161,10 @@ int dispatch(const std::vector<std::string>& arguments) {
   describe->add_flag("--markdown", markdown, "the whole reference page");
 
   auto* table = app.add_subcommand("table", "results of runs as one table");
-  table->add_option("runs", folders, "run folders")->required();
-  table->add_option("--format", format, "markdown or csv");
+  table->add_option("runs", folders, "run folders, or folders of run folders")->required();
+  table->add_option("--format", format, "markdown, csv or latex");
+
+  app.add_subcommand("report", "runs as one HTML page (see: glyptic report --help)");
 
   auto* doctor_command = app.add_subcommand("doctor", "check the installation");
   add_corrupt_command(app);
@@ -175,6 +178,8 @@ int dispatch(const std::vector<std::string>& arguments) {
   if (!arguments.empty() && arguments[0].rfind('-', 0) != 0)
     require(std::find(commands.begin(), commands.end(), arguments[0]) != commands.end(), "unknown command '",
             arguments[0], "'", did_you_mean(arguments[0], commands), "; see: glyptic --help");
+  // The package has its own options.
+  if (!arguments.empty() && arguments[0] == "report") exec_report({arguments.begin() + 1, arguments.end()});
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
   try {
     app.parse(reversed);
@@ -219,7 +224,10 @@ int dispatch(const std::vector<std::string>& arguments) {
     print(markdown ? experiment::reference_markdown() : experiment::describe(name));
   } else if (table->parsed()) {
     std::vector<std::string> files;
-    for (const auto& path : folders) {
+    std::vector<std::string> runs;
+    for (const auto& given : folders)
+      for (const auto& path : experiment::runs_in(given)) runs.push_back(path);
+    for (const auto& path : runs) {
       const auto opened = experiment::RunFolder::open(path);
       require<MissingFileError>(opened.has("results.json"), "'", path,
                                 "' has no results yet; continue it with: glyptic resume ", path);

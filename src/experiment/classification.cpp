@@ -481,6 +481,8 @@ class Run {
     if (train.max_steps > 0) total = std::min(total, train.max_steps);
     auto phase = make_phase(name, total, per_epoch);
     Progress progress;
+    // The masks that the seed draws. A run that continues draws them once more, before it loads its own.
+    const auto first_masks = copy_masks(phase);
     if (saved) {
       restore(phase, progress, *saved, kLast);
       log::info(str(name, ": continuing after step ", progress.step, " of ", total));
@@ -507,6 +509,8 @@ class Run {
         const int64_t step = progress.step + 1;
         phase.optimizer->set_lr(config_.optimizer.lr * optim::lr_factor(config_.lr, step, total, per_epoch));
         const bool event = phase.sparsifier && phase.sparsifier->begin_step().masks_change;
+        const auto masks_before = event ? copy_masks(phase) : NamedTensors();
+        const auto channels_before = phase.sparsifier && step == 1 ? live_channels(phase) : Json();
         int64_t forward_passes = (step - 1) * train.accumulate;
         const auto next_batch = [&] {
           data::Batch batch;
@@ -543,6 +547,8 @@ class Run {
         progress.macs_sum +=
             3 * passes * sparse_macs + (event && dense_gradient ? dense_macs - sparse_macs : 0.0);
         if (event) sparse_macs = effective_macs(graph_, phase.sparsifier.get());
+        if (phase.sparsifier && step == 1) record_first_masks(phase, first_masks, channels_before);
+        if (event) record_mask_event(phase, epoch, masks_before, first_masks);
         last_loss = mean_loss;
         const bool log_now = step % train.log_every == 0 || step == total;
         if (mean_loss.is_cpu() || log_now) {
@@ -642,6 +648,59 @@ class Run {
     return sum;
   }
 
+  // --- what the masks do, in metrics.jsonl
+
+  static NamedTensors copy_masks(const Phase& phase) {
+    NamedTensors copies;
+    if (phase.sparsifier)
+      for (const auto& entry : phase.sparsifier->masks())
+        copies.push_back({entry.name, entry.tensor.clone()});
+    return copies;
+  }
+
+  static Json live_channels(const Phase& phase) {
+    Json widths;
+    for (const auto& entry : phase.sparsifier->liveness())
+      widths[entry.name] = entry.tensor.sum().item<int64_t>();
+    return widths;
+  }
+
+  // |a and b| / |a or b| over all layers together.
+  static double jaccard(const NamedTensors& a, const NamedTensors& b) {
+    int64_t both = 0, either = 0;
+    for (std::size_t l = 0; l < a.size(); ++l) {
+      both += a[l].tensor.logical_and(b[l].tensor).sum().item<int64_t>();
+      either += a[l].tensor.logical_or(b[l].tensor).sum().item<int64_t>();
+    }
+    return either == 0 ? 1.0 : static_cast<double>(both) / static_cast<double>(either);
+  }
+
+  // Written once a step is done, not before it: a folder with metrics is a run that has computed something.
+  void record_first_masks(const Phase& phase, const NamedTensors& masks, const Json& channels) {
+    Json size, active;
+    for (const auto& entry : masks) {
+      size[entry.name] = entry.tensor.numel();
+      active[entry.name] = entry.tensor.sum().item<int64_t>();
+    }
+    Json record{{"size", size}, {"active", active}};
+    if (!channels.is_null()) record["live_channels"] = channels;
+    folder_->append_metrics(Json{{"phase", phase.name}, {"step", 0}, {"epoch", 0}, {"masks", record}}.dump());
+  }
+
+  void record_mask_event(const Phase& phase, int64_t epoch, const NamedTensors& before,
+                         const NamedTensors& first) {
+    const auto& event = phase.sparsifier->events().back();
+    const auto now = phase.sparsifier->masks();
+    Json active;
+    for (const auto& layer : phase.sparsifier->layers()) active[layer.name] = layer.active;
+    Json record{{"active", active}, {"dropped", event.dropped}, {"grown", event.grown}};
+    if (const auto channels = live_channels(phase); !channels.is_null()) record["live_channels"] = channels;
+    record["overlap_previous"] = jaccard(before, now);
+    record["overlap_first"] = jaccard(first, now);
+    folder_->append_metrics(
+        Json{{"phase", phase.name}, {"step", event.step}, {"epoch", epoch}, {"masks", record}}.dump());
+  }
+
   void end_of_epoch(Phase& phase, Progress& progress, int64_t epoch, int64_t total) {
     Json line{{"phase", phase.name}, {"step", progress.step}, {"epoch", epoch}};
     line["train_loss"] =
@@ -671,10 +730,7 @@ class Run {
       const auto stats = phase.sparsifier->stats();
       line["density"] = stats.density();
       line["explored"] = stats.explored;
-      Json widths;
-      for (const auto& entry : phase.sparsifier->liveness())
-        widths[entry.name] = entry.tensor.sum().item<int64_t>();
-      if (!widths.is_null()) line["live_channels"] = widths;
+      if (const auto widths = live_channels(phase); !widths.is_null()) line["live_channels"] = widths;
       text += str(", density ", stats.density());
       if (stats.channels > 0) text += str(", channels ", stats.live_channels, "/", stats.channels);
     }

@@ -74,6 +74,7 @@ TEST_F(CliTest, ValidatesListsDescribesAndChecks) {
   expect_contains(out({"doctor"}), "forward and backward: ok");
   expect_contains(out({"--version"}), "glyptic ");
   expect_contains(out({"--help"}), "run the experiment of a YAML file");
+  expect_contains(out({"--help"}), "runs as one HTML page");
 }
 
 TEST_F(CliTest, RefusesInOneLineWithItsCode) {

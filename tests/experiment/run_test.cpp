@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <bit>
 #include <csignal>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -180,7 +181,10 @@ TEST_F(RunTest, ASignalEndsAfterTheStepInTheMiddleOfAnEpoch) {
   const SafeTensors saved(path("a") + "/checkpoints/last.safetensors");
   EXPECT_EQ(saved.tensor("progress")[0].item<double>(), 1);
   EXPECT_EQ(saved.metadata().at("phase"), "rigl");
-  EXPECT_EQ(saved.metadata().at("metrics_bytes"), "0");
+  const auto lines = metrics("a");  // nothing but the masks that the seed drew
+  ASSERT_EQ(lines.size(), 1);
+  EXPECT_EQ(lines[0]["step"], 0);
+  EXPECT_EQ(saved.metadata().at("metrics_bytes"), std::to_string(slurp(path("a") + "/metrics.jsonl").size()));
   EXPECT_FALSE(std::filesystem::exists(path("a") + "/results.json"));
 }
 
@@ -225,6 +229,68 @@ TEST_F(RunTest, AnInterruptedFinishRepeatsOnlyTheFinish) {
             "stopped after training; continue with: glyptic resume " + path("b"));
   go("b", kChase);
   expect_same_run("a", "b");
+}
+
+TEST_F(RunTest, MaskEventsAreRecorded) {
+  go("rigl", kRigl);
+  // The masks that the seed draws are those after a first step, at which none change.
+  go("first", with(kRigl, {"train.max_steps=1"}));
+  const SafeTensors first(path("first") + "/checkpoints/rigl.safetensors"),
+      last(path("rigl") + "/checkpoints/rigl.safetensors");
+  const auto bits = [](uint8_t byte) { return std::popcount(byte); };
+  int64_t both = 0, either = 0;
+  std::map<std::string, int64_t> active_first, active_last;
+  for (const auto& info : last.infos()) {
+    if (info.name.rfind("sparsity.mask.", 0) != 0) continue;
+    const auto a = first.tensor(info.name), b = last.tensor(info.name);
+    for (int64_t i = 0; i < a.numel(); ++i) {
+      const auto x = a.data_ptr<uint8_t>()[i], y = b.data_ptr<uint8_t>()[i];
+      both += bits(x & y);
+      either += bits(x | y);
+      active_first[info.name.substr(14)] += bits(x);
+      active_last[info.name.substr(14)] += bits(y);
+    }
+  }
+  ASSERT_EQ(active_first.size(), 3);
+  std::vector<Json> records;
+  std::vector<int64_t> steps;
+  for (const auto& line : metrics("rigl")) {
+    if (!line.contains("masks")) continue;
+    records.push_back(line["masks"]);
+    steps.push_back(line["step"].get<int64_t>());
+  }
+  // 15 steps: one event at 3, 6 and 9 (RigL explores until 0.75 of them).
+  EXPECT_EQ(steps, (std::vector<int64_t>{0, 3, 6, 9}));
+  EXPECT_EQ(records.front()["size"],
+            (Json{{"fc1.weight", 12 * 432}, {"fc2.weight", 8 * 12}, {"fc3.weight", 3 * 8}}));
+  EXPECT_EQ(records.front()["active"], Json(active_first));
+  EXPECT_EQ(records.back()["active"], Json(active_last));
+  EXPECT_DOUBLE_EQ(records.back()["overlap_first"].get<double>(),
+                   static_cast<double>(both) / static_cast<double>(either));
+  int64_t active = 0;
+  for (const auto& [name, count] : active_first) active += count;
+  for (std::size_t i = 1; i < records.size(); ++i) {
+    const auto dropped = records[i]["dropped"].get<int64_t>(), grown = records[i]["grown"].get<int64_t>();
+    EXPECT_GT(dropped, 0);
+    EXPECT_DOUBLE_EQ(records[i]["overlap_previous"].get<double>(),
+                     static_cast<double>(active - dropped) / static_cast<double>(active + grown));
+    active += grown - dropped;
+  }
+  EXPECT_EQ(records[1]["overlap_previous"], records[1]["overlap_first"]);
+  EXPECT_LT(records.back()["overlap_first"].get<double>(), records[1]["overlap_first"].get<double>());
+}
+
+TEST_F(RunTest, LiveChannelsAreRecordedFromAllToWhatIsLeft) {
+  go("chase", kChase);
+  std::vector<Json> records;
+  for (const auto& line : metrics("chase"))
+    if (line.contains("masks")) records.push_back(line["masks"]["live_channels"]);
+  ASSERT_GE(records.size(), 3);
+  int64_t all = 0, left = 0;
+  for (const auto& count : records.front()) all += count.get<int64_t>();
+  for (const auto& count : records.back()) left += count.get<int64_t>();
+  EXPECT_EQ(results("chase")["rows"].back()["live_channels"], str(left, "/", all));
+  EXPECT_LT(left, all);
 }
 
 TEST_F(RunTest, LoaderThreadsChangeNoBit) {
@@ -521,7 +587,86 @@ TEST_F(TableTest, AlignsAndFormats) {
   EXPECT_EQ(results_table({file}, "csv"),
             "network,acc,n,flops\ndense,12.345,1234567,999700000.0\nmasked,,12,12.0\n");
   expect_contains(message_of<ArgumentError>([&] { results_table({file}, "html"); }),
-                  "expected markdown or csv");
+                  "expected markdown, csv or latex");
+}
+
+TEST_F(TableTest, LatexIsForBooktabsAndHoldsNoCommandOfAFile) {
+  const auto file = results("a", {column("network", "text"), column("acc_%", "fixed2")},
+                            {{{"network", "\\input{x} $a_b^2$ & #~<[b]|"}, {"acc_%", 12.345}}});
+  EXPECT_EQ(results_table({file}, "latex"),
+            "% \\usepackage{booktabs}\n\\begin{table}\n  \\centering\n  \\begin{tabular}{lr}\n    \\toprule\n"
+            "    network & acc\\_\\% \\\\\n    \\midrule\n"
+            "    \\textbackslash{}input\\{x\\} \\$a\\_b\\textasciicircum{}2\\$ \\& "
+            "\\#\\textasciitilde{}\\textless{}{[}b{]}\\textbar{} & 12.35 \\\\\n"
+            "    \\bottomrule\n  \\end{tabular}\n  \\par{\\footnotesize D; M}\n"
+            "  \\par{\\footnotesize beside: P}\n  \\par{\\footnotesize differs: size}\n\\end{table}\n");
+  EXPECT_EQ(results_table(
+                {results("b", Json::array({column("a|b", "text")}), Json::array({Json{{"a|b", "c|\nd"}}}))})
+                .substr(0, 30),
+            "| a\\|b  |\n|-------|\n| c\\| d |\n");
+}
+
+TEST_F(TableTest, RunsThatDifferBySeedAreOneRow) {
+  const auto columns =
+      Json::array({column("network", "text"), column("acc", "fixed2"), column("live", "text"),
+                   column("n_of", "grouped"), column("flops", "si"), column("speed", "fixed2")});
+  std::vector<std::string> files;
+  const auto run = [&](const std::string& folder, int seed, const std::string& density, double acc, int live,
+                       Json speed) {
+    const Json rows{{{"network", "masked"},
+                     {"method", "chase"},
+                     {"source", "released code"},
+                     {"acc", acc},
+                     {"live", str(live, "/20")},
+                     {"n_of", 1000 + live},
+                     {"flops", 1e6 * live},
+                     {"speed", speed}}};
+    write(folder + "/config.yaml",
+          str("name: ", folder, "\nseed: ", seed, "\nsparsity:\n  density: ", density, "\n"));
+    files.push_back(write(folder + "/results.json", slurp(results("same", columns, rows))));
+  };
+  run("d=1,s=1", 1, "0.1", 90, 10, 1.0);
+  run("d=2,s=1", 1, "0.2", 70, 8, 1.0);
+  run("d=1,s=22", 22, "0.1", 92, 12, nullptr);
+  run("d=1,s=3", 3, "0.1", 97, 17, 2.0);
+  // Means 93, 13; squared deviations 9 + 1 + 16, so 26 / 2 = 13 and sqrt 3.6056.
+  EXPECT_EQ("\n" + results_table(files), R"(
+| run     | n |  seeds | network |          acc |            live |         n_of |      flops |               speed |
+|---------|--:|-------:|--------:|-------------:|----------------:|-------------:|-----------:|--------------------:|
+| d=1,s=* | 3 | 1 22 3 |  masked | 93.00 ± 3.61 | 13.0 ± 3.6 / 20 | 1,013 ± 3.61 | 13 ± 3.6 M | 1.50 ± 0.71 (n = 2) |
+| d=2,s=1 | 1 |      1 |  masked |        70.00 |            8/20 |        1,008 |        8 M |                1.00 |
+
+- D; M
+- chase: implemented from released code
+- beside: P
+- differs: size
+- a ± b: mean and standard deviation (n - 1) over the seeds; one number: all seeds alike
+)");
+  const auto csv = results_table({files[0], files[2]}, "csv");
+  EXPECT_EQ(
+      csv,
+      "run,n,seeds,network,acc,acc sd,live,n_of,n_of sd,flops,flops sd,speed,speed sd,source\n"
+      "\"d=1,s=*\",2,1 22,masked,91.0,1.4142135623730951,10/20; 12/20,1011.0,1.4142135623730951,11000000.0,"
+      "1414213.562373095,1.0,,released code\n");
+  expect_contains(results_table(files, "latex"), "93.00 $\\pm$ 3.61");
+  for (const char* folder : {"s/d=1,seed=1", "s/d=1,seed=12", "s/d=2,seed=1"})
+    std::filesystem::create_directories(path(folder));
+  std::vector<std::string> swept;
+  for (const auto& [folder, seed] : std::map<std::string, int>{{"s/d=1,seed=1", 1}, {"s/d=1,seed=12", 12}})
+    write(folder + "/config.yaml", str("seed: ", seed, "\nd: 1\n")), swept.push_back(path(folder));
+  write("s/d=2,seed=1/config.yaml", "seed: 1\nd: 2\n");
+  swept.push_back(path("s/d=2,seed=1"));
+  const auto groups = seed_groups(swept);
+  ASSERT_EQ(groups.size(), 2);
+  EXPECT_EQ(groups[0].label, "d=1");
+  EXPECT_EQ(groups[0].seeds, (std::vector<uint64_t>{1, 12}));
+  EXPECT_EQ(groups[1].label, "d=2,seed=1");
+  std::filesystem::remove_all(path("s"));
+  // The same seed twice is no spread over seeds.
+  EXPECT_EQ(seed_groups({files[0], files[0], files[2]}).size(), 2);
+  EXPECT_EQ(runs_in(path(".")).size(), 4);
+  EXPECT_EQ(runs_in(path("d=2,s=1")), std::vector<std::string>{path("d=2,s=1")});
+  EXPECT_EQ(runs_in(path("nothing")), std::vector<std::string>{path("nothing")});
 }
 
 TEST_F(TableTest, RunsThatMeasuredDifferentThingsShareOneTable) {

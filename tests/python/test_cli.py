@@ -489,7 +489,7 @@ def test_table(finished, tmp_path):
         assert float(row["parameters"]) == kept["parameters"] and float(row["FLOPs"]) == kept["flops"]
         assert float(row["accuracy %"]) == kept["accuracy"]
         assert "," not in row["parameters"] and not re.search("[kMG]", row["FLOPs"])
-    assert "expected markdown or csv" in only_line(2, "table", finished, "--format", "html")
+    assert "expected markdown, csv or latex" in only_line(2, "table", finished, "--format", "html")
 
 
 def test_table_of_an_unfinished_run(tiny, tmp_path):

@@ -10,6 +10,8 @@ const char* version();
 const char* built_for_torch();
 /// The source tree of the build; an installed copy outlives it, so it may be gone.
 const char* source_dir();
+/// The Python interpreter that it was configured with; "" for a build without one. It may be gone.
+const char* python_executable();
 /// Whether the CUDA kernels are inside. Without them CUDA tensors use the composite operators.
 bool has_cuda();
 

@@ -47,11 +47,35 @@ struct Loaded {
 };
 Loaded load_experiment(const std::string& config_path, const std::vector<std::string>& sets);
 
-/// The rows of results.json as an aligned table (markdown), with what differs from the paper below it, or as
-/// csv: the same rows with numbers as they were stored and nothing for what is not known. The rows of several
-/// runs begin with the run's folder, without what all of them have in front.
+/// Runs whose configs differ in nothing but the seed and the name, and whose seeds differ.
+struct SeedGroup {
+  std::string
+      label;  ///< the folder without what all runs have in front, `*` where those of the group differ by
+  ///< more than "seed=..."
+  std::vector<std::size_t> runs;  ///< positions in what was given
+  std::vector<uint64_t> seeds;    ///< one each; none where there is no config.yaml
+};
+/// `runs`: run folders or their results.json.
+std::vector<SeedGroup> seed_groups(const std::vector<std::string>& runs);
+
+/// Cells as text, and the lines that belong below them.
+struct ResultsTable {
+  std::vector<std::string> titles;
+  std::vector<std::vector<std::string>> rows;  ///< each as long as `titles`
+  std::vector<std::string> notes;              ///< data, sources of the methods, what differs from the paper
+};
+/// The rows of results.json files. The rows of several runs begin with the run's folder, without what all of
+/// them have in front; each group of `seed_groups` is one row per network, with n, the seeds, and mean ±
+/// sample standard deviation (over n - 1). `raw`: `raw`: numbers as they were stored and nothing for what is
+/// not known, deviations and sources in columns of their own.
+ResultsTable tabulate_results(const std::vector<std::string>& results_json_paths, bool raw = false);
+/// The same as an aligned table (`markdown`) with its notes below, as `latex` for booktabs, or, raw, as
+/// `csv`.
 std::string results_table(const std::vector<std::string>& results_json_paths,
                           const std::string& format = "markdown");
+/// A run folder itself; of a folder that is none, the run folders in it (three levels deep), by name. `path`
+/// where there are none.
+std::vector<std::string> runs_in(const std::string& path);
 
 /// Markdown reference of every experiment, option and method.
 std::string reference_markdown();
