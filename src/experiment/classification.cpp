@@ -612,22 +612,24 @@ class Run {
   /// After a step of several processes: the loss is the mean, a signal that one of them got counts for all,
   /// and running statistics, which each took from its own part of the batch, are those of the first.
   static void agree(const Phase& phase, at::Tensor& loss, int& stop) {
-    const auto together = at::tensor({0.0, static_cast<double>(stop)}, at::kDouble);
+    const auto together = at::tensor({0.0, signal_weight(stop)}, at::kDouble);
     together[0].copy_(loss);
     all_reduce_sum(together, ranks().group);
     loss = (together[0] / ranks().size).to(loss.scalar_type());
-    // SIGINT and SIGTERM: the larger one asked for is what all end with.
-    stop = together[1].item<double>() > 0 ? (together[1].item<double>() >= SIGTERM ? SIGTERM : SIGINT) : 0;
+    stop = signal_of(together[1].item<double>());
     broadcast(statistics_of(*phase.model), ranks().group);
   }
 
   int agreed_signal() const {
-    int stop = control_.signal();
-    if (!ranks().several()) return stop;
-    const auto sum = at::full({1}, static_cast<double>(stop), at::kDouble);
+    if (!ranks().several()) return control_.signal();
+    const auto sum = at::full({1}, signal_weight(control_.signal()), at::kDouble);
     all_reduce_sum(sum, ranks().group);
-    return sum.item<double>() > 0 ? (sum.item<double>() >= SIGTERM ? SIGTERM : SIGINT) : 0;
+    return signal_of(sum.item<double>());
   }
+
+  // Signals travel in a sum over processes: one SIGTERM outweighs any number of SIGINTs.
+  static double signal_weight(int signal) { return signal == SIGTERM ? 1e6 : signal ? 1 : 0; }
+  static int signal_of(double sum) { return sum >= 1e6 ? SIGTERM : sum > 0 ? SIGINT : 0; }
 
   static std::string after(int64_t step, const std::string& phase) {
     return str("after step ", step, " of '", phase, "'");
@@ -880,7 +882,10 @@ class Run {
       rows.insert(rows.begin(), row);
     }
     log::info("measuring inference speed");
-    const auto between = [this] { interrupt_if_asked(); };
+    // Only the leading process measures, so it looks at its own signal.
+    const auto between = [this] {
+      if (const int stop = control_.signal()) interrupt(stop, "after training");
+    };
     for (const auto& result : measure_throughput(list, form_.shape, config_.throughput, between)) {
       for (auto& row : rows) {
         if (row["network"] != result.network) continue;
