@@ -1,6 +1,7 @@
 // results.json files as one table.
 #include <nlohmann/json.hpp>
 
+#include "../core/json.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
 #include "glyptic/experiment/experiment.h"
@@ -12,6 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string grouped(double value) {
+  if (!(std::abs(value) < 1e18)) return str(value);  // more than 64 bits count
   auto digits = std::to_string(std::llround(std::abs(value)));
   for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
     digits.insert(static_cast<std::size_t>(at), ",");
@@ -101,7 +103,7 @@ std::string results_table(const std::vector<std::string>& paths, const std::stri
     const auto& path = paths[p];
     Json results;
     try {
-      results = Json::parse(read_file(path));
+      results = files::parse_json<Json>(read_file(path, files::kLargestJson), str("'", path, "'"));
       require<DataError>(results.at("format") == "glyptic results 1", "'", path,
                          "' is not a results file of this version");
       for (const auto& column : results.at("columns")) {

@@ -104,11 +104,32 @@ TEST_F(ConfigTest, RefusesWhatIsNotOneMapping) {
   expect_contains(error("a: " + std::string(200000, '[')), "c.yaml");
 }
 
+TEST_F(ConfigTest, IncludesThatMultiplyEndAtOnce) {
+  write("i0.yaml", "name: a\n");
+  for (int level = 1; level < 10; ++level) {
+    std::string list;
+    for (int i = 0; i < 9; ++i) list += str(i ? ", i" : "i", level - 1, ".yaml");
+    write(str("i", level, ".yaml"), "include: [" + list + "]\n");
+  }
+  expect_contains(message_of<ConfigError>([&] { ConfigFile::read(path("i9.yaml")); }),
+                  "more than 256 files are included");
+}
+
+TEST_F(ConfigTest, AliasesThatMultiplyEndAtOnce) {
+  std::string bomb = "a0: &a0 {k: 1}\n";
+  for (int level = 1; level < 15; ++level) {
+    bomb += str("a", level, ": &a", level, " {");
+    for (int i = 0; i < 9; ++i) bomb += str(i ? ", k" : "k", i, ": *a", level - 1);
+    bomb += "}\n";
+  }
+  expect_contains(error(bomb), "as often as aliases repeat them");
+}
+
 TEST_F(ConfigTest, FilesAreBoundedAndNamed) {
   EXPECT_THROW(ConfigFile::read(path("none.yaml")), MissingFileError);
-  const auto big = write("big.yaml", "# " + std::string(1 << 20, 'x') + "\n");
-  expect_contains(message_of<DataError>([&] { ConfigFile::read(big); }), "more than the 1048576");
-  const auto full = write("full.yaml", "name: a\n#" + std::string((1 << 20) - 9, 'x'));
+  const auto big = write("big.yaml", "# " + std::string(1 << 16, 'x') + "\n");
+  expect_contains(message_of<DataError>([&] { ConfigFile::read(big); }), "more than the 65536");
+  const auto full = write("full.yaml", "name: a\n#" + std::string((1 << 16) - 9, 'x'));
   ConfigFile::read(full).apply(options);
   EXPECT_EQ(config.name, "a");
 }
