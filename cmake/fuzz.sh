@@ -3,7 +3,7 @@
 # build/asan-ubsan/fuzz/<name>/corpus and are the start of the next call; findings are build/asan-ubsan/fuzz/<name>/found-*.
 #
 # usage: cmake/fuzz.sh PYTHON SECONDS [TARGET...]     SECONDS for each; TARGET: a file name in tests/fuzz
-#        cmake/fuzz.sh PYTHON merge [TARGET...]       adds to tests/fuzz/corpus what reaches code that it does not
+#        cmake/fuzz.sh PYTHON merge [TARGET...]       adds small inputs that reach new code to tests/fuzz/corpus
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:?usage: cmake/fuzz.sh PYTHON SECONDS [TARGET...]}
@@ -22,10 +22,19 @@ cmake --build "$build" -j 2 --target "${@/#/fuzz_}"
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 UBSAN_OPTIONS=print_stacktrace=1
 common="-max_len=65536 -timeout=20 -rss_limit_mb=3072"
 if [ "$seconds" = merge ]; then
-  # Small ones only: the corpora of all targets together are to stay below 200 KB.
+  # The smallest only, 40 files or 12 KB a target: the corpora of all are to stay below 200 KB.
   for name in "$@"; do
-    "$build/bin/fuzz_$name" $common -merge=1 -max_len=2048 "tests/fuzz/corpus/$name" "$build/fuzz/$name/corpus" 2>&1 | tail -n 1
+    cover=$(mktemp -d)
+    "$build/bin/fuzz_$name" $common -max_len=1500 -set_cover_merge=1 "$cover" "tests/fuzz/corpus/$name" \
+      "$build/fuzz/$name/corpus" >"$build/fuzz/$name/merge.txt" 2>&1
+    find "$cover" -type f -size +0 -printf '%s %p\n' | sort -n | head -n 40 | while read -r size path; do
+      total=$((${total:-0} + size))
+      [ "$total" -le 12000 ] || break
+      cp "$path" "tests/fuzz/corpus/$name/cover-$(basename "$path" | cut -c1-12)"
+    done
+    rm -rf "$cover"
   done
+  du -sb tests/fuzz/corpus
   exit 0
 fi
 fuzz() {

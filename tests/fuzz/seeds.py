@@ -2,8 +2,9 @@
 
 usage: GLYPTIC_BUILD=build/release PYTHONPATH=build/release/python python tests/fuzz/seeds.py
 
-They are committed: run this only to change them. The other files there are inputs that fuzzing found, kept because
-each reaches code that the rest does not (`make fuzz` merges them in), and inputs that once were findings (`found-*`).
+They are committed: run this only to change them. The other files there are inputs that fuzzing made, small ones that
+reach code which the rest does not (`cover-*`, copied there by `cmake/fuzz.sh PYTHON merge`), and inputs that were
+findings (`found-*`).
 """
 
 import gzip
