@@ -2,7 +2,7 @@
 
 #include <omp.h>
 
-#ifdef __SANITIZE_THREAD__
+#ifdef GLYPTIC_TSAN
 // ThreadSanitizer does not see libgomp's barriers, which are futexes: it is told of the two that order a
 // loop.
 void __tsan_acquire(void* at);

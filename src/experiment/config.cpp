@@ -1,5 +1,6 @@
 #include "glyptic/experiment/config.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <charconv>
@@ -21,16 +22,36 @@ std::string place(const std::string& file, const YAML::Mark& mark) {
   return str(file, ":", mark.line + 1, ":", mark.column + 1);
 }
 
+// Parses and keeps nothing.
+class Nobody final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  }
+  void OnMapEnd() override {}
+};
+
+// Not YAML::LoadAll: yaml-cpp 0.7 finds documents without end in some malformed texts.
 YAML::Node load_yaml(const std::string& text, const std::string& file) {
-  std::vector<YAML::Node> documents;
   try {
-    documents = YAML::LoadAll(text);
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    Nobody nobody;
+    int documents = 0;
+    while (documents < 2 && parser.HandleNextDocument(nobody)) ++documents;
+    require<ConfigError>(documents <= 1, file,
+                         " holds more than one YAML document; give one (remove the lines '---')");
+    return documents == 0 ? YAML::Node() : YAML::Load(text);
   } catch (const YAML::Exception& error) {
     throw ConfigError(str(place(file, error.mark), ": not valid YAML: ", error.msg));
   }
-  require<ConfigError>(documents.size() <= 1, file, " holds ", documents.size(),
-                       " YAML documents; give one (remove the lines '---')");
-  return documents.empty() ? YAML::Node() : documents.front();
 }
 
 bool is_plain(const YAML::Node& node) {

@@ -94,7 +94,7 @@ TEST_F(ConfigTest, QuotedNumbersAreWords) {
 TEST_F(ConfigTest, RefusesWhatIsNotOneMapping) {
   EXPECT_EQ(error("- 1\n- 2\n"), "c.yaml:1:1: a config is a mapping of options to values");
   EXPECT_EQ(error("just words\n"), "c.yaml:1:1: a config is a mapping of options to values");
-  expect_contains(error("seed: 1\n---\nseed: 2\n"), "2 YAML documents");
+  expect_contains(error("seed: 1\n---\nseed: 2\n"), "more than one YAML document");
   expect_contains(error("? [a, b]\n: 1\n"), "a key must be a word");
   expect_contains(error("sparsity: &a\n  density: *a\n"), "c.yaml");  // a mapping inside itself
   std::string deep;
