@@ -8,7 +8,7 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 SEED ?= 1
 
-.PHONY: quickstart test build bootstrap configure test-cpp test-python test-gpu bench lint format coverage docs clean help
+.PHONY: soak fuzz sanitize quickstart test build bootstrap configure test-cpp test-python test-gpu bench lint format coverage docs clean help
 
 help:
 	@echo "make quickstart   install, build, train a sparse network on real images, print its table"
@@ -17,6 +17,9 @@ help:
 	@echo "make test-gpu     build and run what needs a CUDA device"
 	@echo "make bench        measure the kernels beside their peers"
 	@echo "make coverage     line coverage of the C++ library by its tests"
+	@echo "make soak         kill two runs a hundred times and compare them with unbroken ones"
+	@echo "make fuzz         fuzz every reader, SECONDS=60 each"
+	@echo "make sanitize     the C++ tests under the sanitizers, the readers under valgrind"
 	@echo "make docs         write docs/reference.md from the declarations"
 
 bootstrap:
@@ -54,6 +57,18 @@ test-gpu:
 
 bench: build
 	PYTHONPATH="$(CURDIR)/$(BUILD)/python" $(PYTHON) benchmarks/peers/kernels.py
+
+KILLS ?= 100
+soak: build
+	GLYPTIC_BUILD="$(CURDIR)/$(BUILD)" $(PYTHON) tests/soak/soak.py --kills $(KILLS) --seed $(SEED) --json $(BUILD)/soak.json
+
+# SECONDS is also bash's clock, so it does not come from the environment.
+SECONDS := 60
+fuzz: bootstrap
+	@cmake/fuzz.sh "$(PYTHON)" "$(SECONDS)" $(TARGETS)
+
+sanitize: bootstrap
+	@cmake/sanitize.sh "$(PYTHON)" "$(JOBS)" $(KINDS)
 
 coverage: bootstrap
 	@cmake/coverage.sh "$(PYTHON)" "$(JOBS)"

@@ -23,6 +23,14 @@ if(GLYPTIC_SANITIZE)
   target_link_options(glyptic_flags INTERFACE -fsanitize=${GLYPTIC_SANITIZE})
 endif()
 
+if(GLYPTIC_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "libFuzzer comes with clang; configure with CXX=clang++, or with -DGLYPTIC_FUZZ=OFF")
+  endif()
+  # Coverage for libFuzzer; the one C file is gcc's, which has no such option.
+  target_compile_options(glyptic_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
+endif()
+
 find_program(GLYPTIC_CCACHE ccache)
 if(GLYPTIC_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   # Without these sloppiness settings a precompiled header defeats the cache.

@@ -221,6 +221,20 @@ void AtomicFile::write(const void* bytes, std::size_t count) {
   }
 }
 
+void AtomicFile::rewrite(uint64_t at, const void* bytes, std::size_t count) {
+  const char* next = static_cast<const char*>(bytes);
+  while (count > 0) {
+    const ssize_t done = ::pwrite(descriptor_, next, std::min(count, kMostPerCall), static_cast<off_t>(at));
+    if (done < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("write", path_, errno);
+    }
+    next += done;
+    at += static_cast<uint64_t>(done);
+    count -= static_cast<std::size_t>(done);
+  }
+}
+
 void AtomicFile::commit() {
   if (::fsync(descriptor_) != 0) throw_errno("write", path_, errno);
   const int closed = ::close(descriptor_);
@@ -237,6 +251,24 @@ void AtomicFile::commit() {
 }
 
 }  // namespace files
+
+std::string one_line(const std::string& text) {
+  constexpr std::size_t kMost = 2000;
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (result.size() >= kMost && (byte & 0xC0) != 0x80) return result + "...";  // not inside a character
+    if (byte >= 0x20 && byte != 0x7F) {
+      result += c;
+    } else if (c == '\n') {
+      result += "\\n";
+    } else {
+      constexpr char kHex[] = "0123456789abcdef";
+      result += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  return result;
+}
 
 void write_file_atomically(const std::string& path, const std::string& bytes) {
   files::AtomicFile file(path);

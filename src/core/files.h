@@ -54,6 +54,8 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* bytes, std::size_t count);
+  /// Replaces bytes that were written.
+  void rewrite(uint64_t at, const void* bytes, std::size_t count);
   void commit();
 
  private:

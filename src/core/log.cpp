@@ -65,6 +65,8 @@ struct Logger {
     terminal->set_pattern("%^%v%$");
     terminal->set_level(spdlog::level::info);
     logger.set_level(spdlog::level::debug);
+    // A log file on a full disk loses lines; whoever writes results there reports the disk, once.
+    logger.set_error_handler([](const std::string&) {});
     rebuild();
   }
   void rebuild() {
@@ -133,7 +135,10 @@ void open_file(const std::string& path) {
 void close_file() {
   auto& self = instance();
   const std::lock_guard<std::mutex> lock(self.mutex);
-  if (self.file) self.file->flush();
+  try {
+    if (self.file) self.file->flush();
+  } catch (const spdlog::spdlog_ex&) {  // as above
+  }
   self.file.reset();
   self.rebuild();
 }

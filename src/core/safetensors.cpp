@@ -1,6 +1,7 @@
 #include "glyptic/core/safetensors.h"
 
 #include <torch/torch.h>
+#include <zlib.h>
 
 #include <bit>
 #include <cstring>
@@ -19,6 +20,34 @@ static_assert(std::endian::native == std::endian::little,
 constexpr uint64_t kHeaderLimit = 100'000'000;  // the format's own
 constexpr std::size_t kRankLimit = 64;          // torch's own
 constexpr const char* kMetadata = "__metadata__";
+
+// The format has no checksum. Our files carry one in their metadata, which other readers ignore: CRC-32 (of
+// zlib) as eight hexadecimal digits, first of the length and the header with these eight digits as zeros,
+// then of every tensor's bytes in the order of the header. It is the first thing in the file, at a fixed
+// place.
+constexpr const char* kChecksum = "glyptic.crc32";
+constexpr std::string_view kChecksumPrefix = R"({"__metadata__":{"glyptic.crc32":")";
+constexpr std::size_t kDigits = 8;
+
+uint32_t crc32_of(const void* bytes, std::size_t count, uint32_t so_far = 0) {
+  return static_cast<uint32_t>(::crc32_z(so_far, static_cast<const Bytef*>(bytes), count));
+}
+
+std::string hex(uint32_t value) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string digits(kDigits, '0');
+  for (std::size_t i = 0; i < kDigits; ++i) digits[kDigits - 1 - i] = kHex[value >> (4 * i) & 15];
+  return digits;
+}
+
+// Of length and header; `header` begins with kChecksumPrefix.
+uint32_t header_checksum(const char* header, uint64_t size) {
+  constexpr auto kAt = kChecksumPrefix.size();
+  auto crc = crc32_of(&size, sizeof size);
+  crc = crc32_of(header, kAt, crc);
+  crc = crc32_of("00000000", kDigits, crc);
+  return crc32_of(header + kAt + kDigits, size - kAt - kDigits, crc);
+}
 
 struct Dtype {
   const char* name;
@@ -291,12 +320,19 @@ struct SafeTensors::Impl {
   std::vector<std::size_t> listed;  // positions in infos, in the order of the header
   std::unordered_map<std::string, std::size_t> index;
   std::map<std::string, std::string> metadata;
+  bool checksummed = false;
+  std::vector<std::string> checksums;  // of the tensors, in the order of infos; empty when the file has none
 
-  at::Tensor read(const Info& info) const {
+  at::Tensor read(std::size_t position) const {
+    const Info& info = infos[position];
     file.check_size();
     const auto* source = file.data() + data_begin + info.begin;
     const uint64_t count = info.end - info.begin;
     const auto* dtype = find_dtype(info.dtype);
+    require<DataError>(checksums.empty() || hex(crc32_of(source, count)) == checksums[position], "'",
+                       file.path(), "', byte ", data_begin + info.begin, ": the ", count, " bytes of tensor ",
+                       files::quoted(info.name),
+                       " do not match their checksum; the file is damaged: fetch or save it again");
     if (dtype->type == at::kBool) {
       // A bool that is neither 0 nor 1 makes compiled code misbehave later, far from here.
       for (uint64_t i = 0; i < count; ++i)
@@ -339,6 +375,16 @@ SafeTensors::SafeTensors(const std::string& path) {
                                  &reader))
     fail(8 + consumed, "the header is not valid JSON");
 
+  std::string checksum;
+  if (auto node = header.metadata.extract(kChecksum)) {
+    checksum = std::move(node.mapped());
+    if (std::string_view(text, length).substr(0, kChecksumPrefix.size()) != kChecksumPrefix ||
+        checksum.size() != kDigits * (1 + header.entries.size()) ||
+        checksum.substr(0, kDigits) != hex(header_checksum(text, length)))
+      fail(8, str("the header does not match its checksum, '", kChecksum,
+                  "' in its metadata, which a program that changes the file must leave out"));
+  }
+
   impl->data_begin = 8 + length;
   const uint64_t data_size = file.size() - impl->data_begin;
   for (const auto& entry : header.entries) {
@@ -361,6 +407,7 @@ SafeTensors::SafeTensors(const std::string& path) {
   });
   uint64_t covered = 0;
   impl->listed.resize(order.size());
+  if (!checksum.empty()) impl->checksums.resize(order.size());
   for (std::size_t position = 0; position < order.size(); ++position) {
     auto& entry = header.entries[order[position]];
     if (entry.info.begin != covered)
@@ -369,12 +416,15 @@ SafeTensors::SafeTensors(const std::string& path) {
                          entry.info.begin < covered ? " (it overlaps another)" : " (a gap)"));
     covered = entry.info.end;
     impl->listed[order[position]] = position;
+    if (!checksum.empty())
+      impl->checksums[position] = checksum.substr(kDigits * (1 + order[position]), kDigits);
     impl->index.emplace(entry.info.name, position);
     impl->infos.push_back(std::move(entry.info));
   }
   if (covered != data_size)
     fail(impl->data_begin + covered, str(data_size - covered, " bytes follow that belong to no tensor"));
   impl->metadata = std::move(header.metadata);
+  impl->checksummed = !checksum.empty();
   impl_ = std::move(impl);
 }
 
@@ -383,6 +433,9 @@ const std::vector<SafeTensors::Info>& SafeTensors::infos() const {
 }
 const std::map<std::string, std::string>& SafeTensors::metadata() const {
   return impl_->metadata;
+}
+bool SafeTensors::has_checksum() const {
+  return impl_->checksummed;
 }
 bool SafeTensors::contains(const std::string& name) const {
   return impl_->index.count(name) != 0;
@@ -396,15 +449,14 @@ at::Tensor SafeTensors::tensor(const std::string& name) const {
     throw ArgumentError(
         str("'", impl_->file.path(), "' has no tensor ", files::quoted(name), did_you_mean(name, names)));
   }
-  return impl_->read(impl_->infos[found->second]);
+  return impl_->read(found->second);
 }
 
 NamedTensors SafeTensors::tensors() const {
   NamedTensors result;
   result.reserve(impl_->infos.size());
   for (const std::size_t position : impl_->listed) {
-    const auto& info = impl_->infos[position];
-    result.push_back({info.name, impl_->read(info)});
+    result.push_back({impl_->infos[position].name, impl_->read(position)});
   }
   return result;
 }
@@ -449,20 +501,19 @@ void save_safetensors(const std::string& path, const NamedTensors& tensors,
   }
 
   const auto quote = [](const std::string& text) { return nlohmann::json(text).dump(); };
-  std::string header = "{";
-  if (!metadata.empty()) {
-    header += quote(kMetadata) + ":{";
-    for (const auto& [key, value] : metadata)
-      header += (header.back() == '{' ? "" : ",") + quote(key) + ":" + quote(value);
-    header += "}";
-  }
+  // Zeros hold the place of the checksum until the data have gone by.
+  std::string header(kChecksumPrefix);
+  header.append(kDigits * (1 + tensors.size()), '0') += '"';
+  for (const auto& [key, value] : metadata)
+    if (key != kChecksum) header += "," + quote(key) + ":" + quote(value);
+  header += "}";
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& [name, tensor] = tensors[i];
     std::string shape;
     for (const int64_t size : tensor.sizes()) shape += (shape.empty() ? "" : ",") + std::to_string(size);
-    header += str(header.size() > 1 ? "," : "", quote(name), ":{\"dtype\":\"",
-                  find_dtype(tensor.scalar_type())->name, "\",\"shape\":[", shape, "],\"data_offsets\":[",
-                  spans[i].first, ",", spans[i].second, "]}");
+    header +=
+        str(",", quote(name), ":{\"dtype\":\"", find_dtype(tensor.scalar_type())->name, "\",\"shape\":[",
+            shape, "],\"data_offsets\":[", spans[i].first, ",", spans[i].second, "]}");
   }
   header += "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
@@ -476,8 +527,14 @@ void save_safetensors(const std::string& path, const NamedTensors& tensors,
   const at::NoGradGuard no_grad;
   for (const std::size_t i : order) {
     const auto tensor = tensors[i].tensor.detach().resolve_neg().to(at::kCPU).contiguous();
-    file.write(tensor.data_ptr(), static_cast<std::size_t>(spans[i].second - spans[i].first));
+    const auto count = static_cast<std::size_t>(spans[i].second - spans[i].first);
+    file.write(tensor.data_ptr(), count);
+    header.replace(kChecksumPrefix.size() + kDigits * (1 + i), kDigits,
+                   hex(crc32_of(tensor.data_ptr(), count)));
   }
+  header.replace(kChecksumPrefix.size(), kDigits, hex(header_checksum(header.data(), length)));
+  file.rewrite(8 + kChecksumPrefix.size(), header.data() + kChecksumPrefix.size(),
+               kDigits * (1 + tensors.size()));
   file.commit();
 }
 

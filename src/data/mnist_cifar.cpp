@@ -45,6 +45,18 @@ class ByteSource {
   }
   bool gzip() const { return gzip_; }
 
+  /// Whether a gzip file really unpacks to `count` bytes and no fewer, found by unpacking it to nowhere.
+  bool unpacks_to(uint64_t count) const {
+    ByteSource again(file_.path());
+    std::vector<unsigned char> nowhere(std::size_t{1} << 16);
+    for (uint64_t done = 0; done < count;) {
+      const auto got = again.inflate_some(nowhere.data(), std::min<uint64_t>(nowhere.size(), count - done));
+      if (got == 0) return false;
+      done += got;
+    }
+    return true;
+  }
+
   void read(void* target, uint64_t count, const char* what) {
     file_.check_size();
     auto* out = static_cast<unsigned char*>(target);
@@ -176,6 +188,12 @@ at::Tensor read_idx(const std::string& path) {
     source.fail(str("dimensions ", shape_string(shape), " need ", bytes, " bytes, ",
                     source.gzip() ? "so many compressed bytes hold at most " : "the file has ",
                     source.most_left()));
+  // A few compressed bytes may claim a thousand times as many: large claims are looked into before they cost
+  // memory.
+  constexpr uint64_t kSmall = uint64_t{1} << 24;
+  if (source.gzip() && bytes > kSmall && !source.unpacks_to(4 + 4 * static_cast<uint64_t>(rank) + bytes))
+    source.fail(
+        str("dimensions ", shape_string(shape), " need ", bytes, " bytes, but the file unpacks to fewer"));
   auto result = at::empty(shape, at::kByte);
   source.read(result.data_ptr(), bytes, "the elements");
   source.expect_end();

@@ -126,7 +126,7 @@ class Run {
     std::unique_ptr<SafeTensors> saved;
     wait_for_all();  // nobody reads what another is about to write
     if (folder_->has(kLast)) {
-      saved = std::make_unique<SafeTensors>(folder_->file(kLast));
+      saved = std::make_unique<SafeTensors>(open_checkpoint(kLast));
       first = find_phase(*saved, phases);
       folder_->truncate_metrics(metrics_bytes(*saved));
       // At the end of a phase the file still holds the network of that phase: the next one starts afresh.
@@ -457,8 +457,16 @@ class Run {
                saved ? str(" (the last good checkpoint is ", folder_->file(kLast), ")") : "");
   }
 
+  // A run's own files have a checksum, unless damage took just that away.
+  SafeTensors open_checkpoint(const std::string& name) const {
+    SafeTensors file(folder_->file(name));
+    require<DataError>(file.has_checksum(), "the checkpoint '", folder_->file(name),
+                       "' has no checksum; it is not one of a run, or it is damaged: put the right one back");
+    return file;
+  }
+
   void restore(Phase& phase, Progress& progress, const std::string& name) const {
-    restore(phase, progress, SafeTensors(folder_->file(name)), name);
+    restore(phase, progress, open_checkpoint(name), name);
   }
   void restore(Phase& phase, Progress& progress, const SafeTensors& file, const std::string& name) const {
     try {

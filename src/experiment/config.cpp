@@ -1,5 +1,6 @@
 #include "glyptic/experiment/config.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <charconv>
@@ -11,7 +12,9 @@ namespace glyptic::experiment {
 
 namespace {
 
-constexpr uint64_t kLargestConfig = 1 << 20;
+constexpr uint64_t kLargestConfig = 1 << 16;  // yaml-cpp needs up to 200 times as much memory
+constexpr int kMostEntries = 100'000;
+constexpr std::size_t kMostFiles = 256;
 constexpr int kDeepest = 16;  // nesting of maps, and of includes
 
 std::string place(const std::string& file, const YAML::Mark& mark) {
@@ -19,16 +22,36 @@ std::string place(const std::string& file, const YAML::Mark& mark) {
   return str(file, ":", mark.line + 1, ":", mark.column + 1);
 }
 
+// Parses and keeps nothing.
+class Nobody final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  }
+  void OnMapEnd() override {}
+};
+
+// Not YAML::LoadAll: yaml-cpp 0.7 finds documents without end in some malformed texts.
 YAML::Node load_yaml(const std::string& text, const std::string& file) {
-  std::vector<YAML::Node> documents;
   try {
-    documents = YAML::LoadAll(text);
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    Nobody nobody;
+    int documents = 0;
+    while (documents < 2 && parser.HandleNextDocument(nobody)) ++documents;
+    require<ConfigError>(documents <= 1, file,
+                         " holds more than one YAML document; give one (remove the lines '---')");
+    return documents == 0 ? YAML::Node() : YAML::Load(text);
   } catch (const YAML::Exception& error) {
     throw ConfigError(str(place(file, error.mark), ": not valid YAML: ", error.msg));
   }
-  require<ConfigError>(documents.size() <= 1, file, " holds ", documents.size(),
-                       " YAML documents; give one (remove the lines '---')");
-  return documents.empty() ? YAML::Node() : documents.front();
 }
 
 bool is_plain(const YAML::Node& node) {
@@ -138,15 +161,23 @@ void apply_map(const YAML::Node& map, const std::string& prefix, const std::stri
 }
 
 // Keys must be plain words and occur once; yaml-cpp itself lets the first or the last one win.
-void check_keys(const YAML::Node& map, const std::string& file, int depth) {
+// `left` counts down over all maps: aliases let a short file stand for billions of entries.
+void check_keys(const YAML::Node& map, const std::string& file, int depth, int& left) {
   require<ConfigError>(depth < kDeepest, file, ": nested more than ", kDeepest, " levels deep");
   std::set<std::string> seen;
   for (const auto& entry : map) {
     require<ConfigError>(entry.first.IsScalar(), place(file, entry.first.Mark()), ": a key must be a word");
     require<ConfigError>(seen.insert(entry.first.Scalar()).second, place(file, entry.first.Mark()), ": '",
                          entry.first.Scalar(), "' is given twice");
-    if (entry.second.IsMap()) check_keys(entry.second, file, depth + 1);
+    require<ConfigError>(--left >= 0, file, ": more than ", kMostEntries,
+                         " entries, counted as often as aliases repeat them");
+    if (entry.second.IsMap()) check_keys(entry.second, file, depth + 1, left);
   }
+}
+
+void check_keys(const YAML::Node& map, const std::string& file) {
+  int left = kMostEntries;
+  check_keys(map, file, 0, left);
 }
 
 }  // namespace
@@ -161,11 +192,12 @@ struct ConfigFile::Impl {
   void add(const std::string& text, const std::string& file, std::vector<std::string>& open) {
     require<ConfigError>(static_cast<int>(open.size()) < kDeepest, file, ": includes are nested more than ",
                          kDeepest, " deep");
+    require<ConfigError>(parts.size() < kMostFiles, file, ": more than ", kMostFiles, " files are included");
     const auto root = load_yaml(text, file);
     require<ConfigError>(root.IsMap() || root.IsNull(), file,
                          ":1:1: a config is a mapping of options to values");
     if (root.IsNull()) return;
-    check_keys(root, file, 0);
+    check_keys(root, file);
     if (const auto include = root["include"]) {
       std::vector<YAML::Node> names;
       if (include.IsSequence()) {
@@ -234,7 +266,7 @@ Value parse_value(const std::string& text, const Option& option, const std::stri
   } catch (const YAML::Exception& error) {
     throw ConfigError(str(where, ": the value is not valid YAML: ", error.msg));
   }
-  if (node.IsMap()) check_keys(node, where, 0);
+  if (node.IsMap()) check_keys(node, where);
   return node_value(node, option, where);
 }
 

@@ -108,8 +108,11 @@ void RunFolder::lock() {
   if (lock_ < 0)
     throw MissingFileError(str("cannot write in the run folder '", path_, "': ", reason(),
                                "; make it writable or start a run elsewhere"));
-  require(::flock(lock_, LOCK_EX | LOCK_NB) == 0, "another process is running in '", path_,
-          "'; wait for it or stop it");
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    require(errno == EWOULDBLOCK, "cannot lock '", name, "': ", reason(),
+            "; choose a folder on a file system with locks");
+    throw ArgumentError(str("another process is running in '", path_, "'; wait for it or stop it"));
+  }
   // A run killed while it wrote a file leaves its unfinished copy.
   for (const char* folder : {"", "checkpoints", "extracted"})
     files::AtomicFile::remove_leftovers(file(folder));
@@ -149,7 +152,10 @@ int64_t RunFolder::sync_metrics() {
     const auto size = fs::file_size(file("metrics.jsonl"), error);
     return error ? 0 : static_cast<int64_t>(size);
   }
-  ::fsync(metrics_);
+  // A checkpoint that knows more lines than the disk holds could not be resumed.
+  if (::fsync(metrics_) != 0 && errno != EINVAL && errno != ENOTSUP)
+    throw DataError(str("cannot write '", file("metrics.jsonl"), "' to the disk: ", reason(),
+                        "; mend it, then continue with: glyptic resume ", path_));
   struct stat info {};
   if (::fstat(metrics_, &info) != 0)
     throw DataError(str("cannot read the length of metrics.jsonl: ", reason()));
@@ -164,8 +170,11 @@ void RunFolder::truncate_metrics(int64_t bytes) {
                        " bytes of it; put it back");
     return;
   }
-  require<DataError>(static_cast<int64_t>(fs::file_size(name)) >= bytes, "'", name, "' is shorter than the ",
-                     bytes, " bytes that the checkpoint knows; something else changed it: put it back");
+  std::error_code error;
+  const auto size = fs::file_size(name, error);
+  require<DataError>(!error, "cannot read '", name, "': ", error.message());
+  require<DataError>(static_cast<int64_t>(size) >= bytes, "'", name, "' is shorter than the ", bytes,
+                     " bytes that the checkpoint knows; something else changed it: put it back");
   if (::truncate(name.c_str(), bytes) != 0) throw DataError(str("cannot truncate '", name, "': ", reason()));
 }
 

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "../core/json.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/safetensors.h"
 #include "glyptic/experiment/experiment.h"
@@ -14,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string grouped(double value) {
+  if (!(std::abs(value) < 1e18)) return str(value);  // more than 64 bits count
   auto digits = std::to_string(std::llround(std::abs(value)));
   for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
     digits.insert(static_cast<std::size_t>(at), ",");
@@ -306,7 +308,7 @@ std::string as_markdown(ResultsTable table) {
 
 // A results file, each part of it of the type that a table takes for granted.
 Json read_results(const std::string& path) {
-  auto results = Json::parse(read_file(path));
+  auto results = files::parse_json<Json>(read_file(path, files::kLargestJson), str("'", path, "'"));
   require<DataError>(results.at("format") == "glyptic results 1", "'", path,
                      "' is not a results file of this version");
   for (const auto& column : results.at("columns"))

@@ -4,6 +4,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "../core/json.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/named_tensor.h"
 #include "init.h"
@@ -363,7 +364,7 @@ TensorSpec tensor_from_json(const json& value, const std::string& where) {
 
 json parse(const std::string& text) {
   try {
-    return json::parse(text);
+    return files::parse_json<json>(text, "graph JSON");
   } catch (const json::parse_error& error) {
     const auto end = text.begin() + static_cast<std::ptrdiff_t>(std::min(error.byte, text.size()));
     const auto line = 1 + std::count(text.begin(), end, '\n');

@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "../core/json.h"
 #include "glyptic/core/error.h"
 #include "glyptic/core/rng.h"
 #include "glyptic/ops/ops.h"
@@ -525,7 +526,7 @@ PrunePlan PrunePlan::from_json(const std::string& text) {
   PrunePlan plan;
   std::string where = "pruning plan JSON";
   try {
-    const auto document = ordered_json::parse(text);
+    const auto document = files::parse_json<ordered_json>(text, where);
     require<DataError>(document.is_object(), where, " is not an object");
     require<DataError>(document.at("format") == kFormat && document.at("version") == 1, where,
                        ": it is not version 1 of '", kFormat, "'");

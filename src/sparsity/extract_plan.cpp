@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "../core/json.h"
 #include "glyptic/core/error.h"
 #include "glyptic/nn/model.h"
 #include "glyptic/sparsity/extract.h"
@@ -128,7 +129,7 @@ ExtractionPlan ExtractionPlan::from_json(const std::string& text) {
   ExtractionPlan plan;
   std::string where = "extraction plan JSON";
   try {
-    const auto document = ordered_json::parse(text);
+    const auto document = files::parse_json<ordered_json>(text, where);
     require<DataError>(document.is_object(), where, " is not an object");
     require<DataError>(document.at("format") == kFormat && document.at("version") == 1, where,
                        ": it is not version 1 of '", kFormat, "'");

@@ -67,6 +67,14 @@ TEST_F(Idx, DamageIsNamed) {
   expect_contains(fails(gzipped(idx({0xFFFFFFFF, 0xFFFF}, "abc"))), "so many compressed bytes hold at most");
   expect_contains(fails(gzipped(idx({4}, "abc"))), "ends after 3 of the 4 bytes");
   expect_contains(fails(gzipped(idx({2}, "abc"))), "more bytes follow");
+  // A claim that the length of the file allows, but that its content does not keep, costs no memory either.
+  std::string noise;
+  for (uint32_t i = 0, x = 1; i < 40000; ++i)
+    noise += static_cast<char>((x = x * 1664525u + 1013904223u) >> 24);
+  expect_contains(fails(gzipped(idx({4000, 5000}, noise))),
+                  "need 20000000 bytes, but the file unpacks to fewer");
+  const auto large = write("large", gzipped(idx({4000, 5000}, std::string(20000000, 'z'))));
+  EXPECT_EQ(read_idx(large).sum().item<int64_t>(), int64_t{20000000} * 'z');
   auto wrong_sum = gzipped(idx({4}, "abcd"));
   wrong_sum[wrong_sum.size() - 6] ^= 1;
   expect_contains(fails(wrong_sum), "incorrect data check");

@@ -94,7 +94,7 @@ TEST_F(ConfigTest, QuotedNumbersAreWords) {
 TEST_F(ConfigTest, RefusesWhatIsNotOneMapping) {
   EXPECT_EQ(error("- 1\n- 2\n"), "c.yaml:1:1: a config is a mapping of options to values");
   EXPECT_EQ(error("just words\n"), "c.yaml:1:1: a config is a mapping of options to values");
-  expect_contains(error("seed: 1\n---\nseed: 2\n"), "2 YAML documents");
+  expect_contains(error("seed: 1\n---\nseed: 2\n"), "more than one YAML document");
   expect_contains(error("? [a, b]\n: 1\n"), "a key must be a word");
   expect_contains(error("sparsity: &a\n  density: *a\n"), "c.yaml");  // a mapping inside itself
   std::string deep;
@@ -104,11 +104,32 @@ TEST_F(ConfigTest, RefusesWhatIsNotOneMapping) {
   expect_contains(error("a: " + std::string(200000, '[')), "c.yaml");
 }
 
+TEST_F(ConfigTest, IncludesThatMultiplyEndAtOnce) {
+  write("i0.yaml", "name: a\n");
+  for (int level = 1; level < 10; ++level) {
+    std::string list;
+    for (int i = 0; i < 9; ++i) list += str(i ? ", i" : "i", level - 1, ".yaml");
+    write(str("i", level, ".yaml"), "include: [" + list + "]\n");
+  }
+  expect_contains(message_of<ConfigError>([&] { ConfigFile::read(path("i9.yaml")); }),
+                  "more than 256 files are included");
+}
+
+TEST_F(ConfigTest, AliasesThatMultiplyEndAtOnce) {
+  std::string bomb = "a0: &a0 {k: 1}\n";
+  for (int level = 1; level < 15; ++level) {
+    bomb += str("a", level, ": &a", level, " {");
+    for (int i = 0; i < 9; ++i) bomb += str(i ? ", k" : "k", i, ": *a", level - 1);
+    bomb += "}\n";
+  }
+  expect_contains(error(bomb), "as often as aliases repeat them");
+}
+
 TEST_F(ConfigTest, FilesAreBoundedAndNamed) {
   EXPECT_THROW(ConfigFile::read(path("none.yaml")), MissingFileError);
-  const auto big = write("big.yaml", "# " + std::string(1 << 20, 'x') + "\n");
-  expect_contains(message_of<DataError>([&] { ConfigFile::read(big); }), "more than the 1048576");
-  const auto full = write("full.yaml", "name: a\n#" + std::string((1 << 20) - 9, 'x'));
+  const auto big = write("big.yaml", "# " + std::string(1 << 16, 'x') + "\n");
+  expect_contains(message_of<DataError>([&] { ConfigFile::read(big); }), "more than the 65536");
+  const auto full = write("full.yaml", "name: a\n#" + std::string((1 << 16) - 9, 'x'));
   ConfigFile::read(full).apply(options);
   EXPECT_EQ(config.name, "a");
 }

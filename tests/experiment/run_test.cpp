@@ -693,6 +693,11 @@ TEST_F(TableTest, NamesFilesThatAreNotResults) {
   expect_contains(message_of<DataError>([&] { results_table({write("x.json", "{")}); }), "x.json' is not");
   expect_contains(message_of<DataError>([&] { results_table({write("y.json", "{\"format\": 1}")}); }),
                   "not a results file of this version");
+  const auto deep = str(R"({"format": "glyptic results 1", "rows": [)", std::string(100000, '['), "]}");
+  expect_contains(message_of<DataError>([&] { results_table({write("d.json", deep)}); }),
+                  "d.json': lists and objects are nested more than 64 deep");
+  const auto huge = write("h.json", std::string(600000, ' '));
+  expect_contains(message_of<DataError>([&] { results_table({huge}); }), "more than the 524288");
   const auto torn = results("z", {{{"key", "k"}}}, Json::array());
   expect_contains(message_of<DataError>([&] { results_table({torn}); }), "z.json' is not a results file");
 }

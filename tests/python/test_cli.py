@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
+import zlib
 
 import pytest
 
@@ -123,7 +124,7 @@ def tensors(path):
     result = {}
     for name, info in header.items():
         if name == "__metadata__":
-            result[name] = info
+            result[name] = {key: value for key, value in info.items() if key != "glyptic.crc32"}
             continue
         begin, end = info["data_offsets"]
         result[name] = (info["shape"], body[begin : end - 8 if name == "progress" else end])
@@ -279,7 +280,11 @@ def edit_checkpoint(path, change):
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     change(header)
-    text = json.dumps(header).encode()
+    metadata = header["__metadata__"]  # first, and the checksum first in it
+    metadata["glyptic.crc32"] = "0" * 8 + metadata["glyptic.crc32"][8:]
+    text = json.dumps(header, separators=(",", ":"))
+    checksum = zlib.crc32(len(text).to_bytes(8, "little") + text.encode())
+    text = text.replace("0" * 8, f"{checksum:08x}", 1).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 

@@ -20,10 +20,14 @@ enum ExitCode : int {
   kExitTerminated = 143    ///< SIGTERM, after a checkpoint
 };
 
+/// The text on one line: control characters, which names out of files may hold, as escapes, and the end left
+/// out when it is longer than 2,000 bytes.
+std::string one_line(const std::string& text);
+
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, int exit_code = kExitInternal)
-      : std::runtime_error(message), exit_code_(exit_code) {}
+      : std::runtime_error(one_line(message)), exit_code_(exit_code) {}
   int exit_code() const noexcept { return exit_code_; }
 
  private:
