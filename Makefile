@@ -8,7 +8,7 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 SEED ?= 1
 
-.PHONY: soak fuzz sanitize quickstart test build bootstrap configure test-cpp test-python test-gpu bench lint format coverage docs clean help
+.PHONY: soak fuzz sanitize quickstart test build bootstrap configure test-cpp test-python test-gpu bench lint format coverage docs stubs clean help
 
 help:
 	@echo "make quickstart   install, build, train a sparse network on real images, print its table"
@@ -20,6 +20,7 @@ help:
 	@echo "make soak         kill two runs a hundred times and compare them with unbroken ones"
 	@echo "make fuzz         fuzz every reader, SECONDS=60 each"
 	@echo "make sanitize     the C++ tests under the sanitizers, the readers under valgrind"
+	@echo "make stubs        write python/glyptic/_C.pyi from the built binding"
 	@echo "make docs         write docs/reference.md from the declarations"
 
 bootstrap:
@@ -72,6 +73,9 @@ sanitize: bootstrap
 
 coverage: bootstrap
 	@cmake/coverage.sh "$(PYTHON)" "$(JOBS)"
+
+stubs: build
+	PYTHONPATH="$(CURDIR)/$(BUILD)/python" $(PYTHON) python/make_stubs.py
 
 docs: build
 	$(BUILD)/bin/glyptic describe --markdown > docs/reference.md

@@ -200,7 +200,7 @@ class Objective:
             joined = torch.cat([t.reshape(-1) for t in same])
             dist.all_reduce(joined, group=group)
             joined /= dist.get_world_size(group)
-            for tensor, part in zip(same, joined.split([t.numel() for t in same]), strict=True):
+            for tensor, part in zip(same, torch.split(joined, [t.numel() for t in same]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
 

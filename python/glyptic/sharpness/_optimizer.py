@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,7 +117,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
     # The base optimizer's own, so that schedulers, checkpoints and sparsifiers may hold either object.
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.base_optimizer.param_groups
 
     @param_groups.setter
@@ -126,7 +125,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         self.base_optimizer.param_groups = groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.base_optimizer.state
 
     @state.setter
@@ -282,11 +281,11 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         """Steps left out because a gradient was not finite."""
         return int(self._core.skipped_steps)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """The base optimizer's, and under ``"sharpness"`` counters and buffers. Refused between the two passes."""
         return {**self.base_optimizer.state_dict(), "sharpness": dict(self._core.state())}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave, or the base optimizer's alone."""
         state = dict(state_dict)
         mine = state.pop("sharpness", None)
@@ -294,7 +293,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         if mine is not None:
             self._core.load_state(list(mine.items()))
 
-    def __getstate__(self) -> dict[str, Any]:  # type: ignore[override]
+    def __getstate__(self) -> dict[str, Any]:
         return {
             "base_optimizer": self.base_optimizer,
             "keywords": self._keywords,
