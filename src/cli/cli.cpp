@@ -189,7 +189,7 @@ int dispatch(const std::vector<std::string>& arguments) {
           ->allow_extra_args(false);
   run->add_option("--sweep-index", index, "only this point of the grid, from 0; default $SLURM_ARRAY_TASK_ID")
       ->needs(sweep_option)
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{9999}));
 
   auto* resume = app.add_subcommand("resume", "continue a run from its last checkpoint");
   resume->add_option("folder", folder, "run folder")->required();

@@ -201,6 +201,12 @@ class Fetcher {
       log::info(str(file.name, ": there already, unpacked"));
       return;
     }
+    // Before the network is asked for what would then be refused.
+    for (const auto& name : names) {
+      const auto target = join(folder_, name);
+      std::error_code error;
+      if (fs::exists(fs::symlink_status(target, error))) refuse_other(target, record.entries.at(name));
+    }
     if (!there(file, record, path)) get(file, record, path);
     const auto url = record.entries.contains(file.name) ? record.entries.at(file.name).url : std::string();
 
@@ -234,6 +240,12 @@ class Fetcher {
     log::info(str(file.name, ": ", unpacked.size(), " files unpacked"));
   }
 
+  void refuse_other(const std::string& target, const Record::Entry& entry) const {
+    const auto wrong = difference_from(entry, target, options_.stop);
+    require<DataError>(wrong.empty() || options_.force, "'", target, "' is there and ", wrong,
+                       "; remove it, or replace it with: glyptic data get --force ", set_.name);
+  }
+
   // Everything that would be replaced is looked at before anything is moved. A folder that is not there yet
   // appears whole, by one rename.
   void move_in(const std::string& fresh, const std::map<std::string, Record::Entry>& entries) const {
@@ -241,9 +253,7 @@ class Fetcher {
       const auto target = join(folder_, name);
       std::error_code error;
       if (!fs::exists(fs::symlink_status(target, error))) continue;
-      const auto wrong = difference_from(entry, target, options_.stop);
-      require<DataError>(wrong.empty() || options_.force, "'", target, "' is there and ", wrong,
-                         "; remove it, or replace it with: glyptic data get --force ", set_.name);
+      refuse_other(target, entry);
     }
     std::vector<fs::path> tops;
     for (const auto& entry : fs::directory_iterator(fresh)) tops.push_back(entry.path());

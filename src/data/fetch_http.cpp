@@ -292,7 +292,7 @@ class Transfer {
     }
     part_.append(bytes, count);
     const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
-    if (seconds > 0)
+    if (seconds > 0 && file_.size > 0)
       progress_.update(
           static_cast<int64_t>(part_.size() / 1000),
           str("kB  ", megabytes(static_cast<uint64_t>(static_cast<double>(gained()) / seconds)), "/s"));

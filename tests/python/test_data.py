@@ -295,11 +295,14 @@ def test_nobody_listens(place, unused_port):
 
 
 @pytest.mark.parametrize(
-    "second", ["wrong range", "range of another", "no range header", "other bytes", "no ranges", 416]
-)
-def test_a_range_answered_wrongly(place, second):
+    ("second", "said"),
+    [("wrong range", "sends another part"), ("range of another", "sends another part"),
+     ("no range header", "does not say which part"), ("other bytes", "sha256 is"), ("no ranges", ""),
+     (416, "no more of the file")],
+)  # fmt: skip
+def test_a_range_answered_wrongly(place, second, said):
     place.server.plan["/f"] = ["half", second]
-    place.ok()
+    assert said in place.ok().stderr
     assert place.file.read_bytes() == BODY
 
 
@@ -551,6 +554,29 @@ def test_unpacked(archive, mode):
     assert refused.returncode == 3 and "inner/a.bin" in refused.stderr
     place.ok("--force")
     assert contents(place)["inner/a.bin"] == b"a" * 1000
+
+
+def test_killed_while_it_was_unpacked(archive):
+    """What an earlier process had unpacked and moved is there without a record."""
+    place = archive(tarball(*GOOD))
+    left = place.root / "s" / ".unpack.part" / "inner"
+    left.mkdir(parents=True)
+    (left / "b.bin").write_bytes(b"half")
+    (place.root / "s" / "inner").mkdir()
+    (place.root / "s" / "inner" / "a.bin").write_bytes(b"a" * 1000)
+    place.ok()
+    assert set(contents(place)) == {"inner/a.bin", "inner/b.bin", "fetched.json"}
+    assert contents(place)["inner/b.bin"] == b"b" * 500
+
+
+def test_other_files_of_yours_are_not_replaced(archive):
+    place = archive(tarball(*GOOD))
+    (place.root / "s" / "inner").mkdir(parents=True)
+    (place.root / "s" / "inner" / "b.bin").write_bytes(b"mine")
+    refused = place.get()
+    assert refused.returncode == 3 and "inner/b.bin' is there" in refused.stderr
+    assert set(contents(place)) == {"inner/b.bin", "f.tar.gz"}  # nothing of it came in
+    assert contents(place)["inner/b.bin"] == b"mine"
 
 
 def test_archives_are_kept_on_request(archive):
