@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """clang-tidy over the library, where it has not been already.
 
-    cmake/lint_tidy.py BUILD [--all] [--base origin/main] [--jobs N]
+    cmake/lint_tidy.py BUILD [SOURCE ...] [--all] [--base origin/main] [--jobs N]
 
 A source passes once: the same text of it and of our headers that it includes, the same checks and compiler flags, is
 not looked at again (a note in $XDG_CACHE_HOME/glyptic/tidy; any clone uses it). Without --all only what differs from
@@ -120,10 +120,11 @@ def choose(units: list[Unit], base: str) -> list[Unit]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("build", type=pathlib.Path)
+    parser.add_argument("sources", nargs="*", help="only these, named from the root of the repository")
     parser.add_argument("--all", action="store_true", help="every source, not only those that differ from the base")
     parser.add_argument("--base", default="origin/main")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
 
     try:
         version = subprocess.run(["clang-tidy", "--version"], capture_output=True, text=True, check=True).stdout
@@ -141,14 +142,19 @@ def main() -> int:
         print(f"lint: {options.build} was not configured with clang++; nothing for clang-tidy", file=sys.stderr)
         return 2
 
-    common = "\0".join(
-        [version, (ROOT / ".clang-tidy").read_text(encoding="utf-8"),
-         (ROOT / "python/requirements-dev.txt").read_text(encoding="utf-8")]
-    )  # fmt: skip
+    # Of the headers of others, the version of torch stands for all.
+    torch = re.findall(r"^torch==.*$", (ROOT / "python/requirements-dev.txt").read_text(encoding="utf-8"), re.M)
+    common = "\0".join([version, (ROOT / ".clang-tidy").read_text(encoding="utf-8"), *torch])
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     cache = pathlib.Path(home) / "glyptic" / "tidy"
     cache.mkdir(parents=True, exist_ok=True)
-    chosen = list(units.values()) if options.all else choose(list(units.values()), options.base)
+    for name in options.sources:
+        if name not in units:
+            parser.error(f"'{name}' is not a source that {options.build} compiles")
+    if options.sources:
+        chosen = [units[name] for name in options.sources]
+    else:
+        chosen = list(units.values()) if options.all else choose(list(units.values()), options.base)
     waiting = [unit for unit in chosen if not (cache / unit.key(common)).exists()]
     print(f"clang-tidy: {len(waiting)} of {len(chosen)} sources to look at ({len(units)} in all)", flush=True)
 

@@ -72,14 +72,14 @@ bool holds_images(const std::string& folder, bool train) {
 }
 
 constexpr Source kSources[] = {
-    {"mnist", "run: glyptic data get mnist (or get its four IDX files elsewhere)", holds_mnist},
+    {"mnist", "run: glyptic data get mnist, or get its four IDX files elsewhere", holds_mnist},
     {"cifar10",
-     "run: glyptic data get cifar10 (or get the binary version from "
-     "https://www.cs.toronto.edu/~kriz/cifar.html)",
+     "run: glyptic data get cifar10, or get the binary version from "
+     "https://www.cs.toronto.edu/~kriz/cifar.html",
      holds_cifar10},
     {"cifar100",
-     "run: glyptic data get cifar100 (or get the binary version from "
-     "https://www.cs.toronto.edu/~kriz/cifar.html)",
+     "run: glyptic data get cifar100, or get the binary version from "
+     "https://www.cs.toronto.edu/~kriz/cifar.html",
      holds_cifar100},
     {"image_folder", "make train/<class>/ and test/<class>/ (or val/<class>/) with .jpg or .png files",
      holds_images},
@@ -100,7 +100,7 @@ std::string find_folder(const Source& source, const DataOptions& options) {
   }
   throw MissingFileError(
       str("no data set '", source.name, "' was found in ", tried, "; ", source.get,
-          options.folder.empty() ? str(", or put them into $GLYPTIC_DATA/", source.name) : ""));
+          options.folder.empty() ? str(" and put them into $GLYPTIC_DATA/", source.name) : ""));
 }
 
 // The number of items to keep; says so when there are fewer than were asked for.
