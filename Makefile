@@ -8,7 +8,9 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 SEED ?= 1
 
-.PHONY: soak fuzz sanitize quickstart test build bootstrap configure test-cpp test-python test-gpu bench lint format coverage docs stubs clean help
+.PHONY: quickstart test build bootstrap configure test-cpp test-python test-gpu bench coverage docs stubs clean help \
+  soak fuzz sanitize \
+  format lint lint-all lint-format lint-python lint-layers lint-tidy lint-docs
 
 help:
 	@echo "make quickstart   install, build, train a sparse network on real images, print its table"
@@ -21,6 +23,8 @@ help:
 	@echo "make fuzz         fuzz every reader, SECONDS=60 each"
 	@echo "make sanitize     the C++ tests under the sanitizers, the readers under valgrind"
 	@echo "make stubs        write python/glyptic/_C.pyi from the built binding"
+	@echo "make lint         formats, types, layers, clang-tidy on what differs from origin/main, links and commands of the docs"
+	@echo "make lint-all     the same, clang-tidy on every source"
 	@echo "make docs         write docs/reference.md from the declarations"
 
 bootstrap:
@@ -83,10 +87,27 @@ docs: build
 format:
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c' | xargs clang-format -i
 
-lint:
+lint: lint-format lint-python lint-layers lint-tidy lint-docs
+
+lint-all: TIDY = --all
+lint-all: lint
+
+lint-format: bootstrap
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c' | xargs clang-format --dry-run -Werror
-	$(PYTHON) -m ruff check python tests benchmarks data
-	$(PYTHON) -m mypy --strict python/glyptic
+
+lint-python: bootstrap
+	$(PYTHON) -m ruff check python tests benchmarks data cmake
+	$(PYTHON) -m mypy --strict python/glyptic cmake/lint_layers.py cmake/lint_tidy.py
+
+lint-layers: bootstrap
+	$(PYTHON) cmake/lint_layers.py
+
+# clang-tidy reads the precompiled header as the compiler does.
+lint-tidy: build
+	$(PYTHON) cmake/lint_tidy.py $(BUILD) --jobs $(JOBS) $(TIDY)
+
+lint-docs: build
+	PYTHONPATH="$(CURDIR)/$(BUILD)/python" $(PYTHON) -m pytest tests/python/test_docs.py -q -k "links or commands or checker"
 
 clean:
 	rm -rf build

@@ -19,8 +19,13 @@ needed=(
   libbenchmark-dev:/usr/include/benchmark/benchmark.h libjpeg62-turbo-dev:/usr/include/jpeglib.h
   libpng-dev:/usr/include/png.h zlib1g-dev:/usr/include/zlib.h
 )
-# Not needed, but they make every build several times faster.
-helpful=(clang:clang++ ccache:ccache mold:mold)
+# Not needed: clang, ccache and mold make every build several times faster; `glyptic data get` is built with libcurl,
+# libarchive and OpenSSL; `make lint` runs clang-format and clang-tidy.
+helpful=(
+  clang:clang++ ccache:ccache mold:mold
+  libcurl4-openssl-dev:curl-config libarchive-dev:/usr/include/archive.h
+  libssl-dev:/usr/include/openssl/evp.h clang-format:clang-format clang-tidy:clang-tidy
+)
 # A browser, in which the tests open reports; without it they read them as text.
 if [ "${2:-}" = test ]; then helpful+=(chromium:chromium); fi
 

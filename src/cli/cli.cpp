@@ -6,6 +6,7 @@
 #include <csignal>
 #include <iostream>
 
+#include "commands.h"
 #include "corrupt.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/distributed.h"
@@ -15,6 +16,7 @@
 #include "glyptic/data/dataset.h"
 #include "glyptic/experiment/config.h"
 #include "glyptic/experiment/experiment.h"
+#include "glyptic/experiment/sweep.h"
 #include "glyptic/nn/model.h"
 #include "report.h"
 
@@ -22,42 +24,45 @@ namespace glyptic::cli {
 
 namespace {
 
-std::atomic<int> stop_signal{0};
+std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may only touch lock-free atomics");
 
 void on_signal(int signal) {
-  if (stop_signal.exchange(signal) != 0) std::_Exit(128 + signal);  // the second one does not wait
+  if (received_signal.exchange(signal) != 0) std::_Exit(128 + signal);  // the second one does not wait
 }
 
-class SignalScope {
- public:
-  SignalScope() {
-    stop_signal = 0;
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    sigemptyset(&action.sa_mask);
-    ::sigaction(SIGINT, &action, &old_int_);
-    ::sigaction(SIGTERM, &action, &old_term_);
-  }
-  ~SignalScope() {
-    ::sigaction(SIGINT, &old_int_, nullptr);
-    ::sigaction(SIGTERM, &old_term_, nullptr);
-  }
+}  // namespace
 
- private:
-  struct sigaction old_int_ {
-  }, old_term_{};
-};
+const std::atomic<int>& stop_signal() {
+  return received_signal;
+}
+
+SignalScope::SignalScope() {
+  received_signal = 0;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  ::sigaction(SIGINT, &action, &old_int_);
+  ::sigaction(SIGTERM, &action, &old_term_);
+}
+
+SignalScope::~SignalScope() {
+  ::sigaction(SIGINT, &old_int_, nullptr);
+  ::sigaction(SIGTERM, &old_term_, nullptr);
+}
+
+namespace {
 
 void print(const std::string& text) {
   std::cout << text << std::flush;
 }
 
-void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
+// Without the table at the end, which a sweep prints once for all of its points.
+void train_quietly(experiment::Experiment& experiment, experiment::RunFolder& folder) {
   if (folder.leads()) log::open_file(folder.file("log.txt"));
   const SignalScope signals;
   experiment::RunControl control;
-  control.stop = &stop_signal;
+  control.stop = &stop_signal();
   try {
     experiment.run(folder, control);
   } catch (const std::exception& error) {
@@ -71,7 +76,11 @@ void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
   if (!folder.leads()) return;
   log::info(str("results in ", folder.path()));
   log::close_file();
-  print(experiment::results_table({folder.file("results.json")}));
+}
+
+void train(experiment::Experiment& experiment, experiment::RunFolder& folder) {
+  train_quietly(experiment, folder);
+  if (folder.leads()) print(experiment::results_table({folder.file("results.json")}));
 }
 
 void warn_if_environment_changed(const experiment::RunFolder& folder) {
@@ -105,6 +114,58 @@ experiment::RunFolder joined_folder(const std::string& path) {
   return experiment::RunFolder::follow(path);
 }
 
+// `--sweep a=1,2 b=3` becomes `--sweep a=1,2 --sweep b=3`, so that `--sweep a=1,2 file.yaml` still has its
+// file.
+std::vector<std::string> part_sweeps(const std::vector<std::string>& arguments) {
+  const auto is_assignment = [](const std::string& word) {
+    const auto equals = word.find('=');
+    return equals != std::string::npos && equals > 0 &&
+           word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._") ==
+               equals;
+  };
+  std::vector<std::string> result;
+  bool inside = false;
+  for (const auto& argument : arguments) {
+    const bool first = !result.empty() && result.back() == "--sweep";
+    inside = argument == "--sweep" || first || (inside && is_assignment(argument));
+    if (inside && !first && argument != "--sweep") result.push_back("--sweep");
+    result.push_back(argument);
+  }
+  return result;
+}
+
+// A scheduler's array index where there is one.
+std::optional<std::size_t> sweep_index(int64_t given) {
+  if (given >= 0) return static_cast<std::size_t>(given);
+  const char* task = std::getenv("SLURM_ARRAY_TASK_ID");
+  if (task == nullptr || *task == '\0') return std::nullopt;
+  const std::string text = task;
+  require(text.size() < 10 && text.find_first_not_of("0123456789") == std::string::npos,
+          "SLURM_ARRAY_TASK_ID is '", text, "', expected a whole number; unset it or give --sweep-index");
+  log::info(str("SLURM_ARRAY_TASK_ID picks point ", text));
+  return static_cast<std::size_t>(std::stoul(text));
+}
+
+int sweep(experiment::SweepOptions options, const std::vector<std::string>& axes, int64_t index) {
+  require(
+      !ranks().several(),
+      "--sweep runs one point after the other in one process; start one run of several processes per point");
+  for (const auto& axis : axes) options.axes.push_back(experiment::parse_axis(axis));
+  options.index = sweep_index(index);
+  const auto result = experiment::run_sweep(
+      options, [](experiment::Experiment& experiment, experiment::RunFolder& folder, bool resumed) {
+        if (resumed) warn_if_environment_changed(folder);
+        train_quietly(experiment, folder);
+      });
+  std::vector<std::string> files;
+  for (const auto& folder : result.finished) files.push_back(folder + "/results.json");
+  if (!files.empty()) print(experiment::results_table(files));
+  if (result.failed > 0)
+    log::error(str(result.failed, " of ", result.finished.size() + result.failed,
+                   " points failed; the same command tries them again"));
+  return result.exit_code;
+}
+
 std::string doctor() {
   std::ostringstream out;
   out << "glyptic " << version() << ", built for torch " << built_for_torch() << ", running torch "
@@ -136,7 +197,8 @@ int dispatch(const std::vector<std::string>& arguments) {
   app.add_flag("-q,--quiet", quiet, "only warnings, errors and results");
 
   std::string config, out, folder, name, format = "markdown";
-  std::vector<std::string> sets, folders;
+  std::vector<std::string> sets, sweeps, folders;
+  int64_t index = -1;
   bool dry = false, markdown = false;
 
   auto* run = app.add_subcommand("run", "run the experiment of a YAML file");
@@ -145,6 +207,12 @@ int dispatch(const std::vector<std::string>& arguments) {
   run->add_option("--set", sets, "override an option: --set train.epochs=2 (repeatable)")
       ->allow_extra_args(false);
   run->add_option("--out", out, "run folder; default runs/<name>");
+  auto* sweep_option =
+      run->add_option("--sweep", sweeps, "run a grid: --sweep seed=1,2,3 sparsity.density=0.05,0.1")
+          ->allow_extra_args(false);
+  run->add_option("--sweep-index", index, "only this point of the grid, from 0; default $SLURM_ARRAY_TASK_ID")
+      ->needs(sweep_option)
+      ->check(CLI::Range(int64_t{0}, int64_t{9999}));
 
   auto* resume = app.add_subcommand("resume", "continue a run from its last checkpoint");
   resume->add_option("folder", folder, "run folder")->required();
@@ -168,6 +236,7 @@ int dispatch(const std::vector<std::string>& arguments) {
 
   auto* doctor_command = app.add_subcommand("doctor", "check the installation");
   add_corrupt_command(app);
+  DataCommand data_command(app);
   for (auto* command : app.get_subcommands({})) {
     command->add_flag("-v,--verbose", verbose, "also show debug lines");
     command->add_flag("-q,--quiet", quiet, "only warnings, errors and results");
@@ -180,7 +249,8 @@ int dispatch(const std::vector<std::string>& arguments) {
             arguments[0], "'", did_you_mean(arguments[0], commands), "; see: glyptic --help");
   // The package has its own options.
   if (!arguments.empty() && arguments[0] == "report") exec_report({arguments.begin() + 1, arguments.end()});
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
+  auto reversed = part_sweeps(arguments);
+  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
   try {
     app.parse(reversed);
   } catch (const CLI::ParseError& error) {
@@ -192,7 +262,9 @@ int dispatch(const std::vector<std::string>& arguments) {
                  : quiet          ? log::Level::warn
                                   : log::Level::info);
 
-  if (run->parsed()) {
+  if (run->parsed() && !sweeps.empty()) {
+    return sweep({config, sets, {}, out, {}}, sweeps, index);
+  } else if (run->parsed()) {
     auto loaded = experiment::load_experiment(config, sets);
     if (out.empty()) out = "runs/" + std::get<std::string>(loaded.options->at("name").get());
     set_threads(*loaded.options);
@@ -234,6 +306,8 @@ int dispatch(const std::vector<std::string>& arguments) {
       files.push_back(opened.file("results.json"));
     }
     print(experiment::results_table(files, format));
+  } else if (data_command.parsed()) {
+    data_command.run();
   } else if (doctor_command->parsed()) {
     print(doctor());
   }

@@ -10,6 +10,7 @@
 #include "glyptic/core/named_tensor.h"
 #include "glyptic/core/rng.h"
 #include "glyptic/data/dataset.h"
+#include "glyptic/data/fetch.h"
 #include "internal.h"
 
 namespace glyptic::data {
@@ -34,8 +35,7 @@ std::vector<std::string> shipped_roots() {
 // Every folder that may hold `name`, whether it exists or not.
 std::vector<std::string> candidates(const std::string& name) {
   std::vector<std::string> result;
-  if (const char* root = std::getenv("GLYPTIC_DATA"); root && *root)
-    result.push_back(std::string(root) + "/" + name);
+  result.push_back(default_data_root() + "/" + name);
   result.push_back("../shared/data/" + name);
   const std::string shipped = name == "mnist" ? "mnist-6k" : name;
   for (const auto& root : shipped_roots()) result.push_back(root + "/" + shipped);
@@ -72,9 +72,15 @@ bool holds_images(const std::string& folder, bool train) {
 }
 
 constexpr Source kSources[] = {
-    {"mnist", "get its four IDX files, for example from https://yann.lecun.com/exdb/mnist", holds_mnist},
-    {"cifar10", "get the binary version from https://www.cs.toronto.edu/~kriz/cifar.html", holds_cifar10},
-    {"cifar100", "get the binary version from https://www.cs.toronto.edu/~kriz/cifar.html", holds_cifar100},
+    {"mnist", "run: glyptic data get mnist, or get its four IDX files elsewhere", holds_mnist},
+    {"cifar10",
+     "run: glyptic data get cifar10, or get the binary version from "
+     "https://www.cs.toronto.edu/~kriz/cifar.html",
+     holds_cifar10},
+    {"cifar100",
+     "run: glyptic data get cifar100, or get the binary version from "
+     "https://www.cs.toronto.edu/~kriz/cifar.html",
+     holds_cifar100},
     {"image_folder", "make train/<class>/ and test/<class>/ (or val/<class>/) with .jpg or .png files",
      holds_images},
 };
@@ -116,6 +122,18 @@ std::shared_ptr<Dataset> take(std::shared_ptr<Dataset> set, int64_t count, bool 
 }
 
 }  // namespace
+
+std::string default_data_root() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  if (auto root = variable("GLYPTIC_DATA"); !root.empty()) return root;
+  // The XDG base directory specification: a relative path there is to be ignored.
+  if (const auto root = variable("XDG_DATA_HOME"); fs::path(root).is_absolute()) return root + "/glyptic";
+  const auto home = variable("HOME");
+  return (home.empty() ? "." : home) + "/.local/share/glyptic";
+}
 
 std::vector<std::string> data_folders(const std::string& name) {
   std::vector<std::string> result;

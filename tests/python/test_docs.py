@@ -1,9 +1,11 @@
-"""The snippets of docs/trainers.md, docs/pruning.md and docs/coming-from.md run as they stand."""
+"""The documentation: its snippets run as they stand, its links lead somewhere, its commands exist."""
 
 import copy
 import importlib.util
+import json
 import pathlib
 import re
+import shlex
 
 import glyptic
 import pytest
@@ -244,16 +246,187 @@ def test_the_pages_have_their_snippets():
     assert len(PRUNING_SNIPPETS) >= 14
 
 
-@pytest.mark.parametrize("page", ["pruning.md", "coming-from.md"])
-def test_links_lead_somewhere(page):
-    def slug(title):
-        return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+# --- links and commands of every page
 
-    for target in re.findall(r"\]\(([^)\s]+)\)", (DOCS / page).read_text()):
-        if "://" in target:
+ROOT = DOCS.parent
+PAGES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "data").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    if not p.name.startswith(".")
+)
+
+
+def anchors(file):
+    """The anchors that a page's headings get."""
+    seen, result = {}, set()
+    for title in re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", file.read_text(), flags=re.S), re.M):
+        name = re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title).lower()).replace(" ", "-")
+        count = seen[name] = seen.get(name, -1) + 1
+        result.add(f"{name}-{count}" if count else name)
+    return result
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    file = ROOT / page
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", file.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target or target.startswith("mailto:"):
             continue
         path, _, anchor = target.partition("#")
-        file = (DOCS / path) if path else DOCS / page
-        assert file.exists(), target
-        if anchor:
-            assert anchor in [slug(t) for t in re.findall(r"^#+ (.*)$", file.read_text(), re.M)], target
+        there = (file.parent / path) if path else file
+        assert there.exists(), target
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there), target
+
+
+def commands(page):
+    """Every command of a page: the lines of its shell blocks, and what begins with `glyptic` or `make` elsewhere."""
+    text = (ROOT / page).read_text()
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M):
+        for line in block.replace("\\\n", " ").splitlines():
+            prompt = line.startswith("$ ")
+            if language in ("sh", "bash", "console") and (prompt or language != "console"):
+                found.append(line.removeprefix("$ "))
+            elif language == "" and (prompt or line.startswith("glyptic ")):
+                # A line of usage, and what it does in another column.
+                found.append(re.split(r"\s{2,}(?=[a-z0-9])", line.removeprefix("$ "))[0])
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    found += [span for span in re.findall(r"`([^`\n]+)`", prose) if re.match(r"(glyptic|make) [\w-]", span)]
+    parts = []
+    for line in found:
+        line = re.sub(r"(^|\s)#.*$", "", line).strip()
+        parts += [part.strip() for part in re.split(r"&&|;|(?<!\|)\|(?!\|)(?=\s)", line) if part.strip()]
+    return parts
+
+
+class Checker:
+    """Says of one command whether it would be understood. What cannot be run here is checked for its names."""
+
+    def __init__(self, capfd, tmp_path):
+        self.capfd, self.tmp_path = capfd, tmp_path
+        self.targets = set(re.findall(r"^([\w-]+)[\w\s-]*:(?!=)", (ROOT / "Makefile").read_text(), re.M))
+        for line in re.findall(r"^([\w\s-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M):
+            self.targets |= set(line.split())
+        presets = json.loads((ROOT / "CMakePresets.json").read_text())
+        self.presets = {p["name"] for kind in ("configurePresets", "buildPresets") for p in presets.get(kind, [])}
+
+    def glyptic(self, *arguments):
+        self.capfd.readouterr()
+        code = glyptic._C.cli([str(a) for a in arguments])
+        out, err = self.capfd.readouterr()
+        return code, out, err
+
+    def check(self, command):
+        words = shlex.split(re.sub(r"\[([^][]*)\]", r"\1", command) if command.startswith("glyptic") else command)
+        while words and re.match(r"\w+=", words[0]):
+            words = words[1:]
+        if not words:
+            return
+        name = pathlib.PurePath(words[0]).name
+        rule = getattr(self, "check_" + re.sub(r"\W", "_", name), None)
+        if rule is None and name.startswith("test_"):
+            rule = self.check_test_program
+        assert rule, f"no rule for '{name}': add one, so that the command stays right"
+        rule(words)
+
+    def check_make(self, words):
+        for word in words[1:]:
+            assert "=" in word or word in self.targets, f"no target '{word}' in the Makefile"
+
+    def check_glyptic(self, words):
+        words = [w for w in words[1:] if w not in ("...", "|")]
+        if words[0] == "--version":
+            return
+        code, usage, _ = self.glyptic(words[0], "--help")
+        assert code == 0, words
+        nested = words[0] == "data" and len(words) > 1
+        if nested:
+            for command in words[1].split("|"):
+                assert re.search(rf"^  {re.escape(command)}\s", usage, re.M), f"no command data {command}"
+                code, more, _ = self.glyptic(words[0], command, "--help")
+                assert code == 0, words
+                usage += more
+        for word in words:
+            if word.startswith("-"):
+                assert re.search(rf"(^|[\s,]){re.escape(word.partition('=')[0])}\b", usage), f"no option {word}"
+        if words[0] in ("run", "validate") and len(words) > 1 and words[1].endswith(".yaml"):
+            sets = [f"--set={s}" for s in re.findall(r"--set (\S+)", shlex.join(words))]
+            sweeps = re.search(r"--sweep ((?:(?!--)\S+\s?)+)", shlex.join(words))
+            for axis in sweeps[1].split() if sweeps else []:
+                sets += [f"--set={axis.split(',')[0]}"] if "=" in axis else []
+            code, _, error = self.glyptic("validate", ROOT / words[1] if (ROOT / words[1]).exists() else words[1], *sets)
+            # A page may show what an error looks like.
+            assert code == 0 or "densty" in error, error
+        if words[0] in ("list", "doctor") or words[:2] == ["data", "list"]:
+            assert self.glyptic(*words)[0] == 0
+        if words[0] == "describe" and len(words) > 1 and words[1] not in ("NAME", "--markdown"):
+            assert self.glyptic(*words)[0] == 0, words
+
+    def check_cmake(self, words):
+        for i, word in enumerate(words):
+            if word == "--preset":
+                assert words[i + 1] in self.presets
+            if word == "--target":
+                self.check_test_program([words[i + 1]])
+
+    def check_ctest(self, words):
+        folder = pathlib.PurePath(words[words.index("--test-dir") + 1])
+        assert folder.parts[0] == "build" and folder.name in self.presets
+
+    def check_test_program(self, words):
+        module = pathlib.PurePath(words[0]).name.removeprefix("test_")
+        assert (ROOT / "tests" / module).is_dir(), words
+
+    def check_python(self, words):
+        rest = words[1:]
+        if rest[:1] == ["-m"]:
+            assert rest[1] in ("glyptic", "pytest", "pip", "ruff", "mypy", "venv", "ipykernel", "http.server"), rest
+            rest = rest[2:]
+        for word in rest:
+            if word.endswith(".py") or word.startswith(("tests/", "benchmarks/", "docs/")):
+                assert (ROOT / word).exists(), word
+
+    check_python3 = check_torchrun = check_python
+
+    def check_sbatch(self, words):
+        self.check_glyptic(shlex.split(" ".join(words).partition("--wrap=")[2].strip("'\"")))
+
+    def check_others(self, words):
+        """Programs that are not ours."""
+
+    check_pip = check_git = check_cd = check_export = check_apt_get = check_sha256sum = check_rsync = check_others
+
+    def check_sh(self, words):
+        assert (ROOT / words[-1]).exists()
+
+    def check_bootstrap_sh(self, words):
+        assert (ROOT / "cmake/bootstrap.sh").exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_would_be_understood(page, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    checker = Checker(capfd, tmp_path)
+    for command in commands(page):
+        try:
+            checker.check(command)
+        except AssertionError as error:
+            raise AssertionError(f"{page}: {command}: {error}") from error
+
+
+def test_the_checker_itself(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    checker = Checker(capfd, tmp_path)
+    for good in "make test", "glyptic run configs/sparsity/chase_mnist.yaml --set seed=2", "glyptic describe chase":
+        checker.check(good)
+    for bad in (
+        "make tset", "glyptic rnu x", "glyptic run x.yaml --sett a=1", "glyptic describe chaes", "cmake --preset fast",
+        "glyptic run configs/sparsity/chase_mnist.yaml --set sede=2", "glyptic run configs/none.yaml", "frobnicate",
+        "glyptic data gte mnist", "glyptic data get mnist --form x", ".venv/bin/python tools/none.py",
+    ):  # fmt: skip
+        with pytest.raises(AssertionError):
+            checker.check(bad)
+            print(bad)  # shown when it was not refused
+    assert sum(len(commands(page)) for page in PAGES) > 40

@@ -121,7 +121,7 @@ GLYPTIC_INLINE void fill_block(const FillArgs& a, uint64_t block, float number[4
   } else if (a.kind == FillKind::rademacher) {
     for (int i = 0; i < 4; ++i) number[i] = word_to_sign(word[i]);
   } else {
-    for (int pair = 0; pair < 2; ++pair) {
+    for (int64_t pair = 0; pair < 2; ++pair) {
       const float radius = radius_of(word_to_radius_uniform(word[2 * pair]));
       float c, s;
       circle_of(word[2 * pair + 1], &c, &s);
