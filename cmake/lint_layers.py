@@ -21,11 +21,13 @@ MAY_INCLUDE_ALL_OF_TORCH: dict[str, str] = {}
 PYTHON = [
     ["_C", "_build"],
     ["nn"],
-    ["optim"],
+    ["data", "metrics", "optim"],
+    ["sharpness"],
+    ["fairness", "multimodal"],
     ["pruning"],
     ["_trace"],
     ["sparsity"],
-    ["callbacks"],
+    ["callbacks", "report", "_ranks"],
     ["__init__"],
     ["__main__"],
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.amp.grad_scaler import GradScaler, OptState
@@ -13,9 +13,6 @@ from torch.amp.grad_scaler import GradScaler, OptState
 from .. import _C
 from ..optim import MaskedOptimizer
 from ._objective import Closure, Objective, discovered, modules_in, statistics_of
-
-if TYPE_CHECKING:
-    from ..sparsity import Sparsifier
 
 # Methods whose first evaluation must not move running statistics.
 _PROBING = ("zosam", "zosgd")
@@ -89,7 +86,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         self._model = model
         self._found: list[torch.nn.Module] = []
         self._know_modules = False
-        self._sparsifier: weakref.ref[Sparsifier] | None = None
+        self._sparsifier: weakref.ref[Any] | None = None  # set by the sparsifier that takes the masks along
         if model is not None:
             self._take_modules([model])
 
@@ -163,7 +160,8 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         """
         sparsifier = self._sparsifier() if self._sparsifier is not None else None
         if sparsifier is not None and sparsifier._follows_optimizer():
-            return sparsifier._sharp_step(closure, scaler, batches)
+            followed: torch.Tensor = sparsifier._sharp_step(closure, scaler, batches)
+            return followed
         loss: torch.Tensor = self._step(closure, scaler=scaler, batches=batches).loss
         return loss
 
