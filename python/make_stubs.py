@@ -43,11 +43,12 @@ def generate() -> str:
         text = re.sub(r"\btuple\b(?!\[)(?=[\],:)]| *\n)", "tuple[typing.Any, ...]", text)
         text = re.sub(r"\bcollections\.abc\.Callable\b(?!\[)", "collections.abc.Callable[..., typing.Any]", text)
         text = "# Made by python/make_stubs.py; do not edit.\n" + text
-        formatted = subprocess.run(
-            [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(TARGET), "-"],
-            input=text, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return formatted.stdout
+        for tool in (["check", "--fix", "--quiet", "--select", "I"], ["format"]):
+            text = subprocess.run(
+                [sys.executable, "-m", "ruff", *tool, "--stdin-filename", str(TARGET), "-"],
+                input=text, capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+        return text
 
 
 def main() -> int:

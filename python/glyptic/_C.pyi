@@ -1,8 +1,10 @@
 # Made by python/make_stubs.py; do not edit.
 from __future__ import annotations
+
 import collections.abc
-import torch
 import typing
+
+import torch
 
 class Error(Exception):
     """Base of all errors that Glyptic raises on purpose."""

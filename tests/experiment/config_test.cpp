@@ -238,7 +238,9 @@ TEST(ToYaml, ReadsBackToTheSameForEveryExperiment) {
       if (auto* word = std::get_if<std::string>(&value))
         *word = option.rule.choices.empty() ? "no: #1 \"\\ \n\x02 é" : option.rule.choices.back();
       if (auto* number = std::get_if<double>(&value)) *number = option.rule.high.value_or(3.5) * 0.3125;
-      if (auto* number = std::get_if<int64_t>(&value)) *number = option.rule.high ? 7 : 1234567890123456789;
+      if (auto* number = std::get_if<int64_t>(&value))
+        *number = option.rule.high ? std::min<int64_t>(7, static_cast<int64_t>(*option.rule.high) - 1)
+                                   : 1234567890123456789;
       if (auto* list = std::get_if<std::vector<int64_t>>(&value)) *list = {3, 1, 2};
       if (auto* list = std::get_if<std::vector<double>>(&value)) *list = {0.1, 1.0 / 3};
       if (auto* list = std::get_if<std::vector<std::string>>(&value)) *list = {"a, b", "1", "", "true"};
