@@ -70,7 +70,9 @@ def test_a_grid_has_the_bits_of_separate_runs(glyptic, config, tmp_path):
     out = tmp_path / "out"
     result = glyptic("run", *GRID, config, "--out", out)
     assert runs(out) == NAMES
-    assert all(name in result.stdout for name in NAMES)
+    for density in (0.1, 0.3):  # mean and deviation over the seeds
+        row = next(line for line in result.stdout.splitlines() if f"| seed=*,density={density} | 2 |   1 2 |" in line)
+        assert "±" in row
     assert result.stdout.count("| network") <= 1 and "\n\n|" not in result.stdout  # one table, at the end
     # The last of the grid, after three others in the same process, and alone.
     alone = tmp_path / "alone"
