@@ -5,6 +5,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/torch.h>
 
+#include "diagnostics.h"
 #include "glyptic/cli/cli.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
@@ -353,6 +354,7 @@ PYBIND11_MODULE(_C, m) {
   bind_sparsity(m);
   bind_pruning(m);
   bind_sharpness(m);
+  bind_diagnostics(m);
   m.def(
       "save_safetensors",
       [](const std::string& path, const NamedList& tensors,

@@ -238,3 +238,83 @@ class Sharpness:
 
 def sharpness_options(keywords: dict[str, Any]) -> dict[str, Any]: ...
 def sharpness_methods() -> list[dict[str, str]]: ...
+
+class LossSurface:
+    def __init__(
+        self,
+        parameters: _Named,
+        loss: Callable[[int], torch.Tensor],
+        samples: Sequence[int],
+        masks: Sequence[torch.Tensor | None] = (),
+        buffers: _Named = (),
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    def names(self) -> list[str]: ...
+    def flatten(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor: ...
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]: ...
+    def loss(self) -> float: ...
+    def gradient(self) -> torch.Tensor: ...
+    def product(self, vectors: torch.Tensor, differences: bool = False, step: float = 1e-2) -> torch.Tensor: ...
+    def top_eigenvalues(
+        self,
+        n: int,
+        which: str,
+        method: str,
+        max_iter: int,
+        stop: str,
+        tol: float,
+        seed: int,
+        differences: bool,
+        step: float,
+    ) -> dict[str, Any]: ...
+    def block_eigenvalues(
+        self,
+        n: int,
+        which: str,
+        method: str,
+        max_iter: int,
+        stop: str,
+        tol: float,
+        seed: int,
+        differences: bool,
+        step: float,
+        names: Sequence[str],
+    ) -> dict[str, dict[str, Any]]: ...
+    def trace(self, max_samples: int, tol: float, seed: int, differences: bool, step: float) -> dict[str, Any]: ...
+    def spectral_density(
+        self, runs: int, steps: int, points: int, seed: int, differences: bool, step: float
+    ) -> dict[str, Any]: ...
+    def measure(
+        self,
+        kind: str,
+        radius: float,
+        count: int = 1,
+        linf: bool = False,
+        adaptive: bool = False,
+        restarts: int = 1,
+        seed: int = 0,
+    ) -> tuple[float, float, float]: ...
+    def gradient_variance(self) -> float: ...
+    def random_landscape(
+        self, axes: Sequence[tuple[float, float, int]], seed: int, norm: str, ignore: str, states: bool
+    ) -> dict[str, Any]: ...
+    def given_landscape(self, axes: Sequence[tuple[float, float, int]], directions: Sequence[_Named]) -> dict[str, Any]: ...
+    def interpolation(self, axis: tuple[float, float, int], other: _Named, states: bool) -> dict[str, Any]: ...
+
+def normalized_overfitting_gap(train: float, test: float) -> float: ...
+def save_landscape(
+    path: str,
+    a: Sequence[float],
+    b: Sequence[float],
+    loss: Sequence[float],
+    center: float,
+    cosine: float,
+    not_finite: int,
+    settings: dict[str, str],
+) -> None: ...
+def load_landscape(path: str) -> dict[str, Any]: ...
