@@ -9,6 +9,7 @@
 True
 """
 
+from . import diagnostics
 from ._optimizer import (
     AESAM,
     ASAM,
@@ -53,6 +54,7 @@ __all__ = [
     "SharpnessOptimizer",
     "StableSAM",
     "ZSharp",
+    "diagnostics",
     "disable_running_stats",
     "enable_running_stats",
 ]

@@ -1,0 +1,7 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace glyptic {
+void bind_diagnostics(pybind11::module_& m);
+}  // namespace glyptic
