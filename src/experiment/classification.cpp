@@ -12,6 +12,7 @@
 #include "glyptic/core/log.h"
 #include "glyptic/core/safetensors.h"
 #include "glyptic/nn/dependency.h"
+#include "glyptic/sharpness/curvature.h"
 #include "glyptic/sharpness/step.h"
 #include "glyptic/sparsity/sparsifier.h"
 #include "glyptic/sparsity/step.h"
@@ -251,6 +252,9 @@ class Run {
       options.augment.std = sets_.std;
       if (!config_.augment.per_channel) pool_statistics(options.augment);
     }
+    plain_ = options.augment;
+    plain_.crop_padding = plain_.cutout = 0;
+    plain_.flip = false;
     require(sets_.train->size() >= options.batch_size * config_.train.accumulate,
             "train.batch_size x train.accumulate is ", options.batch_size * config_.train.accumulate,
             ", more than the ", sets_.train->size(), " training images");
@@ -778,6 +782,7 @@ class Run {
       row["training_flops_ratio"] =
           progress.macs_sum / (3 * dense_macs * static_cast<double>(std::max<int64_t>(progress.step, 1)));
       row["training_seconds"] = progress.seconds;
+      if (config_.diagnostics.curvature) measure_curvature(*phase.model, phase.sparsifier.get(), row);
       row["steps"] = progress.step;
       if (!phase.sparsifier) {
         row["live_channels"] = nullptr;
@@ -811,6 +816,48 @@ class Run {
       write_results(rows, notes, extraction);
     }
     wait_for_all();
+  }
+
+  /// The largest eigenvalue of the Hessian of the mean training loss (labels as trained on, no augmentation,
+  /// evaluation mode), over the active weights.
+  void measure_curvature(nn::Model& model, const sparsity::Sparsifier* sparsifier, Json& row) {
+    data::LoaderOptions options;
+    options.batch_size = std::min(config_.train.eval_batch_size, config_.diagnostics.images);
+    options.augment = plain_;
+    const auto images = std::min(config_.diagnostics.images, sets_.train->size());
+    data::Loader loader(sets_.train, options, /*training=*/false);
+    std::vector<data::Batch> batches;
+    for (int64_t seen = 0, i = 0; seen < images; ++i) {
+      auto batch = loader.batch(0, i);
+      const auto take = std::min(batch.images.size(0), images - seen);
+      batch.images = batch.images.slice(0, 0, take);
+      batch.labels = batch.labels.slice(0, 0, take);
+      seen += take;
+      move(batch);
+      batches.push_back(std::move(batch));
+    }
+    model.train(false);
+    sharpness::LossOverData over;
+    over.batches = static_cast<int64_t>(batches.size());
+    over.loss = [&](int64_t i) {
+      const auto& batch = batches[static_cast<std::size_t>(i)];
+      return loss(model, batch.images, batch.labels);
+    };
+    over.samples = [&](int64_t i) { return batches[static_cast<std::size_t>(i)].images.size(0); };
+    sharpness::LossSurface surface(model.parameters(), over,
+                                   sparsifier ? sparsifier->parameter_masks() : sharpness::TensorList{});
+    sharpness::EigenOptions eigen;
+    eigen.max_iter = config_.diagnostics.max_products;
+    eigen.tol = config_.diagnostics.tolerance;
+    eigen.seed = config_.seed;
+    log::info("measuring curvature");
+    const auto result = sharpness::top_eigenvalues(surface, eigen);
+    row["lambda_max"] = result.values.at(0);
+    row["lambda_residual"] = result.residuals.at(0);
+    row["lambda_products"] = surface.products();
+    if (!result.converged.at(0))
+      log::warn(str("the largest eigenvalue is known to ", result.residuals.at(0), " only after ",
+                    surface.products(), " products; raise diagnostics.max_products"));
   }
 
   /// Every process must have come to the same bits.
@@ -924,6 +971,7 @@ class Run {
     column("network", "network", "text");
     if (config_.sharpness.method != "none") column("sharpness", "step", "text");
     column("accuracy", "accuracy %", "fixed2");
+    if (config_.diagnostics.curvature) column("lambda_max", "lambda_max", "fixed3");
     column("density", "density", "fixed3");
     column("live_channels", "live channels", "text");
     column("parameters", "parameters", "grouped");
@@ -946,6 +994,7 @@ class Run {
   data::DataSets sets_;
   data::ImageForm form_;  // of the images
   nn::Graph graph_;
+  data::AugmentOptions plain_;  // of the training images as an evaluation sees them
   std::unique_ptr<data::Loader> train_, validation_, test_;
 };
 

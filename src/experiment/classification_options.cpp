@@ -97,6 +97,16 @@ void ThroughputConfig::declare(Options& o) {
   o.field("channels_last", channels_last, "measure channels-last");
 }
 
+void DiagnosticsConfig::declare(Options& o) {
+  o.field(
+      "curvature", curvature,
+      "measure the largest eigenvalue of the Hessian of the training loss at the end, without augmentation");
+  o.field("images", images, "of so many training images, the first ones", at_least(1));
+  o.field("max_products", max_products, "most Hessian-vector products; each costs about 3.5 gradients",
+          at_least(2));
+  o.field("tolerance", tolerance, "relative residual at which the eigenvalue is taken for found", above(0));
+}
+
 void PaperConfig::declare(Options& o) {
   o.field("title", title, "the table or figure that this setting stands beside");
   o.field("differs", differs, "what differs from that setting, printed below the table");
@@ -119,6 +129,7 @@ void ClassificationConfig::declare(Options& o) {
   o.group("sharpness", sharpness, "the step: gradients at the worst point nearby");
   o.group("extract", extract, "from the masked network to the small dense one");
   o.group("throughput", throughput, "the measurement of inference speed");
+  o.group("diagnostics", diagnostics, "how sharp the minimum is");
   o.group("paper", paper, "what the result stands beside");
 }
 

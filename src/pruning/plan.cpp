@@ -64,9 +64,17 @@ std::vector<std::size_t> matching(const std::string& pattern, const std::vector<
 
 // Sums of squares (or of absolute values) over everything but `dim`: float64 on the CPU. Kernel positions
 // first, they lie side by side.
-at::Tensor per_entry(const at::Tensor& values, int dim, bool squares) {
+/// Squares or magnitudes, summed over all dimensions but the first two: what the sums of both of these start
+/// from.
+at::Tensor per_kernel(const at::Tensor& values, bool squares) {
   auto terms = squares ? values.square() : values.abs();
-  if (terms.dim() > 2 && dim < 2) terms = terms.flatten(2).sum(2);
+  if (terms.dim() <= 2) return terms;
+  terms = terms.flatten(2);
+  return terms.size(2) == 1 ? terms.squeeze(2) : terms.sum(2);
+}
+
+/// The sum per entry of one dimension; `terms` out of per_kernel where that has the dimension.
+at::Tensor per_entry(at::Tensor terms, int dim) {
   std::vector<int64_t> others;
   for (int64_t d = 0; d < terms.dim(); ++d)
     if (d != dim) others.push_back(d);
@@ -121,6 +129,7 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
   };
 
   std::map<std::pair<std::string, int>, at::Tensor> cache;
+  std::map<std::string, at::Tensor> kernels;  // both of a weight's first dimensions usually have units
   const auto entries_of = [&](const nn::AxisMember& member, Importance kind) -> const at::Tensor& {
     auto& entries = cache[{member.tensor, member.dim}];
     if (entries.defined()) return entries;
@@ -133,8 +142,11 @@ std::vector<std::vector<double>> unit_importance(nn::AxisGraph& graph, const Nam
               "' has no gradient; run loss.backward() first");
       w = w * g->second->detach();
     }
-    entries = per_entry(w, member.dim, kind == Importance::l2 || kind == Importance::lamp);
-    return entries;
+    const bool squares = kind == Importance::l2 || kind == Importance::lamp;
+    if (member.dim >= 2) return entries = per_entry(squares ? w.square() : w.abs(), member.dim);
+    auto& terms = kernels[member.tensor];
+    if (!terms.defined()) terms = per_kernel(w, squares);
+    return entries = per_entry(terms, member.dim);
   };
 
   std::vector<std::vector<double>> scores;

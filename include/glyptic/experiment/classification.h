@@ -69,6 +69,14 @@ struct ThroughputConfig : ThroughputOptions {
   void declare(Options& options);
 };
 
+struct DiagnosticsConfig {
+  bool curvature = false;
+  int64_t images = 1000;
+  int64_t max_products = 60;
+  double tolerance = 1e-3;
+  void declare(Options& options);
+};
+
 struct PaperConfig {
   std::string title;
   std::vector<std::string> differs;
@@ -91,6 +99,7 @@ struct ClassificationConfig {
   sharpness::SharpnessOptions sharpness;
   ExtractConfig extract;
   ThroughputConfig throughput;
+  DiagnosticsConfig diagnostics;
   PaperConfig paper;
   void declare(Options& options);
 };
