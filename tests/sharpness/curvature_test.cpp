@@ -617,6 +617,16 @@ TEST(Measures, TheStepIsHalvedAtTheCheckpoints) {
   EXPECT_NEAR(worst_case(surface, {.rho = 1, .n_iter = 60, .restarts = 2}).value, best, 1e-6);
 }
 
+TEST(Measures, SmallStepsReachAMaximumInsideTheBall) {
+  // Steps of 2 rho jump over it for ever; 8 halvings in 200 iterations leave steps of 0.008.
+  const auto w = leaf(at::zeros({2}, at::kDouble));
+  const auto top = at::tensor({0.3, -0.2}, at::kDouble), d = at::tensor({1., 30.}, at::kDouble);
+  const LossSurface surface({{"w", w}}, data_of([&](int64_t) { return -((w - top).square() * d).sum(); }));
+  const auto found = worst_case(surface, {.rho = 1, .n_iter = 200});
+  EXPECT_LE(found.loss + found.value, 0);
+  EXPECT_NEAR(found.loss + found.value, 0, 30 * 0.008 * 0.008);
+}
+
 TEST(Measures, AverageCaseOfAQuadraticIsHalfTheTrace) {
   Quadratic q(symmetric(20, 6) + at::eye(20, at::kDouble) * 4, at::full({20}, 0.5, at::kDouble));
   const double sigma = 0.1;
