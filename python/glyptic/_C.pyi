@@ -275,6 +275,105 @@ class ImageSet:
     def num_classes(self) -> int: ...
     def read(self, index: typing.SupportsInt) -> tuple[torch.Tensor, int]: ...
 
+class LossSurface:
+    """
+    The mean loss over fixed data as a function of the weights.
+    """
+    def __init__(
+        self,
+        parameters: collections.abc.Sequence[tuple[str, torch.Tensor]],
+        loss: collections.abc.Callable[..., typing.Any],
+        samples: collections.abc.Sequence[typing.SupportsInt],
+        masks: collections.abc.Sequence[torch.Tensor | None] = [],
+        buffers: collections.abc.Sequence[tuple[str, torch.Tensor]] = [],
+    ) -> None: ...
+    def block_eigenvalues(
+        self,
+        n: typing.SupportsInt,
+        which: str,
+        method: str,
+        max_iter: typing.SupportsInt,
+        stop: str,
+        tol: typing.SupportsFloat,
+        seed: typing.SupportsInt,
+        differences: bool,
+        step: typing.SupportsFloat,
+        names: collections.abc.Sequence[str],
+    ) -> dict[str, typing.Any]: ...
+    def flatten(self, tensors: collections.abc.Sequence[torch.Tensor]) -> torch.Tensor: ...
+    def given_landscape(
+        self,
+        axes: collections.abc.Sequence[tuple[typing.SupportsFloat, typing.SupportsFloat, typing.SupportsInt]],
+        directions: collections.abc.Sequence[collections.abc.Sequence[tuple[str, torch.Tensor]]],
+    ) -> dict[str, typing.Any]: ...
+    def gradient(self) -> torch.Tensor: ...
+    def gradient_variance(self) -> float: ...
+    def interpolation(
+        self,
+        axis: tuple[typing.SupportsFloat, typing.SupportsFloat, typing.SupportsInt],
+        other: collections.abc.Sequence[tuple[str, torch.Tensor]],
+        states: bool,
+    ) -> dict[str, typing.Any]: ...
+    def loss(self) -> float: ...
+    def measure(
+        self,
+        kind: str,
+        radius: typing.SupportsFloat,
+        count: typing.SupportsInt = 1,
+        linf: bool = False,
+        adaptive: bool = False,
+        restarts: typing.SupportsInt = 1,
+        seed: typing.SupportsInt = 0,
+    ) -> tuple[typing.Any, ...]: ...
+    def names(self) -> list[str]: ...
+    def product(
+        self, vectors: torch.Tensor, differences: bool = False, step: typing.SupportsFloat = 0.01
+    ) -> torch.Tensor: ...
+    def random_landscape(
+        self,
+        axes: collections.abc.Sequence[tuple[typing.SupportsFloat, typing.SupportsFloat, typing.SupportsInt]],
+        seed: typing.SupportsInt,
+        norm: str,
+        ignore: str,
+        states: bool,
+    ) -> dict[str, typing.Any]: ...
+    def spectral_density(
+        self,
+        runs: typing.SupportsInt,
+        steps: typing.SupportsInt,
+        points: typing.SupportsInt,
+        seed: typing.SupportsInt,
+        differences: bool,
+        step: typing.SupportsFloat,
+    ) -> dict[str, typing.Any]: ...
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]: ...
+    def top_eigenvalues(
+        self,
+        n: typing.SupportsInt,
+        which: str,
+        method: str,
+        max_iter: typing.SupportsInt,
+        stop: str,
+        tol: typing.SupportsFloat,
+        seed: typing.SupportsInt,
+        differences: bool,
+        step: typing.SupportsFloat,
+    ) -> dict[str, typing.Any]: ...
+    def trace(
+        self,
+        max_samples: typing.SupportsInt,
+        tol: typing.SupportsFloat,
+        seed: typing.SupportsInt,
+        differences: bool,
+        step: typing.SupportsFloat,
+    ) -> dict[str, typing.Any]: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
 def alexnet_errors() -> dict[str, list[float]]: ...
 def alive_of(graph: AxisGraph, plan: PrunePlan) -> list[list[int]]: ...
 def build_graph(
@@ -322,9 +421,11 @@ def layer_densities(
     power: typing.SupportsFloat = 1.0,
     custom: collections.abc.Mapping[str, typing.SupportsFloat] = {},
 ) -> list[float]: ...
+def load_landscape(path: str) -> dict[str, typing.Any]: ...
 def load_safetensors(path: str) -> tuple[typing.Any, ...]: ...
 def model_names() -> list[str]: ...
 def model_summary(name: str) -> str: ...
+def normalized_overfitting_gap(train: typing.SupportsFloat, test: typing.SupportsFloat) -> float: ...
 def plan_extraction(
     graph: Graph,
     tensors: collections.abc.Sequence[tuple[str, torch.Tensor]],
@@ -365,6 +466,16 @@ def runs_in(path: str) -> list[str]:
     The run folders that a path stands for.
     """
 
+def save_landscape(
+    path: str,
+    a: collections.abc.Sequence[typing.SupportsFloat],
+    b: collections.abc.Sequence[typing.SupportsFloat],
+    loss: collections.abc.Sequence[typing.SupportsFloat],
+    center: typing.SupportsFloat,
+    cosine: typing.SupportsFloat,
+    not_finite: typing.SupportsInt,
+    settings: collections.abc.Mapping[str, str],
+) -> None: ...
 def save_safetensors(
     path: str,
     tensors: collections.abc.Sequence[tuple[str, torch.Tensor]],
