@@ -59,9 +59,10 @@ void check_sparse(const char* op, const char* name, const TensorList& list, cons
 
 void check_scalars(const char* op, const char* name, const at::Tensor& tensor, int64_t size,
                    const TensorList& model) {
-  require(tensor.defined() && tensor.scalar_type() == at::kDouble && tensor.numel() == size &&
-              tensor.is_contiguous(),
-          op, ": ", name, " must be a contiguous float64 tensor of ", size, " elements");
+  // On the meta device sizes may be symbols.
+  const bool fits = tensor.defined() && tensor.scalar_type() == at::kDouble &&
+                    (tensor.is_meta() || (tensor.numel() == size && tensor.is_contiguous()));
+  require(fits, op, ": ", name, " must be a contiguous float64 tensor of ", size, " elements");
   if (!model.empty() && tensor.device() != model[0].device()) [[unlikely]]
     throw ArgumentError(str(op, ": ", name, " is on ", tensor.device().str(), ", but the tensors are on ",
                             model[0].device().str()));
