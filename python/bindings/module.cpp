@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "corruptions.h"
+#include "fairness.h"
 #include "glyptic/cli/cli.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/distributed.h"
@@ -357,6 +358,7 @@ PYBIND11_MODULE(_C, m) {
   bind_pruning(m);
   bind_sharpness(m);
   bind_corruptions(m);
+  bind_fairness(m);
   bind_report(m);
   m.def(
       "save_safetensors",

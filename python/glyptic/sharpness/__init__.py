@@ -9,6 +9,7 @@
 True
 """
 
+from ._fair import FairSAM
 from ._optimizer import (
     AESAM,
     ASAM,
@@ -46,6 +47,7 @@ __all__ = [
     "WSAM",
     "ZOSAM",
     "ZOSGD",
+    "FairSAM",
     "FriendlySAM",
     "LookSAM",
     "MomentumSAM",
