@@ -293,6 +293,43 @@ def test_statistics_move_once():
     assert torch.equal(*moved)
 
 
+@pytest.mark.parametrize("mode", ["reweighted", "per_group"])
+def test_passes_share_their_dropout_masks(mode):
+    x, s, y = make_data()
+    model, seen = make_model(dropout=True), []
+    optimizer = FairSAM(model.parameters(), torch.optim.SGD, groups=s, labels=y, mode=mode, rho=0.0, lr=0.1)
+
+    def closure():
+        seen.append(F.cross_entropy(model(x), y, reduction="none"))
+        return seen[-1]
+
+    optimizer.step(closure, s, y)
+    assert len(seen) == (2 if mode == "reweighted" else 1 + G)
+    assert all(torch.equal(seen[0], losses) for losses in seen)
+    before = seen[0].detach()
+    optimizer.step(closure, s, y)
+    assert not torch.equal(before, seen[-1]), "another step draws others"
+
+
+def test_sharpness_of_groups_is_clamped():
+    x, s, y = make_data()
+    model = make_model()
+    optimizer = FairSAM(
+        model.parameters(), torch.optim.SGD, groups=s, labels=y, mode="adaptive", eta_q=2.0, h_max=0.01, rho=1.0, lr=0.1
+    )
+    scale, seen = torch.tensor([1.0, 0.0, -0.01])[s], []
+
+    def closure():
+        seen.append(F.cross_entropy(model(x), y, reduction="none") * scale)
+        return seen[-1]
+
+    optimizer.step(closure, s, y)
+    h = [float((seen[1][s == g].double().mean() - seen[0][s == g].double().mean()).detach()) for g in range(G)]
+    assert h[0] > 0.01 and h[1] == 0 and h[2] < 0
+    q = torch.tensor([math.exp(0.02), 1.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(optimizer.q, q / q.sum(), rtol=1e-12, atol=0)
+
+
 def test_a_sparsifier_and_a_scheduler_take_part():
     x, s, y = make_data()
     model = make_model()
@@ -379,7 +416,7 @@ def _optimizer(parameters, mode):
     )
 
 
-def _rank(rank, port, results):
+def _rank(rank, port, folder):
     import os
 
     import torch.distributed as dist
@@ -392,25 +429,23 @@ def _rank(rank, port, results):
         ddp = nn.parallel.DistributedDataParallel(model)
         optimizer = _optimizer(ddp.parameters(), mode)
         _steps(ddp, optimizer, lambda rows: rows[rank * 10 : rank * 10 + 10])
-        results[rank, mode] = [t.numpy() for t in [*weights_of(model), optimizer.q]]
+        torch.save([*weights_of(model), optimizer.q], f"{folder}/{mode}{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_are_one(unused_port):
+def test_two_processes_are_one(unused_port, tmp_path):
     context = torch.multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        results = manager.dict()
-        workers = [context.Process(target=_rank, args=(r, unused_port, results)) for r in range(2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(240)
-        assert [w.exitcode for w in workers] == [0, 0]
-        results = {key: [torch.from_numpy(t) for t in value] for key, value in results.items()}
+    workers = [context.Process(target=_rank, args=(r, unused_port, str(tmp_path))) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(240)
+    assert [w.exitcode for w in workers] == [0, 0]
     for mode in ("adaptive", "per_group"):
-        assert same(results[0, mode], results[1, mode])
+        ranks = [torch.load(tmp_path / f"{mode}{r}.pt") for r in range(2)]
+        assert same(*ranks)
         model = make_model(dtype=torch.float64)
         optimizer = _optimizer(model.parameters(), mode)
         _steps(model, optimizer, lambda rows: rows)
-        for a, b in zip([*weights_of(model), optimizer.q], results[0, mode], strict=True):
+        for a, b in zip([*weights_of(model), optimizer.q], ranks[0], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)  # sums in another order

@@ -556,3 +556,14 @@ def test_samplers():
     kept = fairness.undersample(s, seed=1)
     assert torch.bincount(s[kept]).tolist() == [10, 10, 10] and kept.unique().numel() == 30
     assert torch.equal(kept, fairness.undersample(s, seed=1)) and not torch.equal(kept, fairness.undersample(s, seed=2))
+
+
+def test_the_page_runs():
+    page = pathlib.Path(__file__).resolve().parents[2] / "docs/fairness.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    assert len(code) >= 5
+    given = {"glyptic": glyptic, "torch": torch}
+    for k, snippet in enumerate(code):
+        exec(compile(snippet, f"{page.name}, snippet {k + 1}", "exec"), given)
+    for target in re.findall(r"\]\(([^)\s#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
