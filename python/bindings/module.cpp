@@ -7,6 +7,7 @@
 
 #include "corruptions.h"
 #include "diagnostics.h"
+#include "fairness.h"
 #include "glyptic/cli/cli.h"
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/distributed.h"
@@ -358,6 +359,7 @@ PYBIND11_MODULE(_C, m) {
   bind_pruning(m);
   bind_sharpness(m);
   bind_corruptions(m);
+  bind_fairness(m);
   bind_report(m);
   bind_diagnostics(m);
   m.def(

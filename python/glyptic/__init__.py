@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import callbacks, data, metrics, nn, optim, pruning, sharpness, sparsity  # noqa: E402
+from . import callbacks, data, fairness, metrics, nn, optim, pruning, sharpness, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -55,6 +55,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
+    "fairness",
     "load_safetensors",
     "metrics",
     "nn",

@@ -10,6 +10,7 @@ True
 """
 
 from . import diagnostics
+from ._fair import FairSAM
 from ._optimizer import (
     AESAM,
     ASAM,
@@ -47,6 +48,7 @@ __all__ = [
     "WSAM",
     "ZOSAM",
     "ZOSGD",
+    "FairSAM",
     "FriendlySAM",
     "LookSAM",
     "MomentumSAM",

@@ -158,12 +158,19 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             batches: micro-batches of the step: the closure is called with one of them at a time, and gradients are averaged
                 (``accumulation="full"``: one ascent for all; ``"micro"``: one each).
         """
+        return self._full_step(closure, scaler, batches)
+
+    def _full_step(self, closure: Closure | None, scaler: GradScaler | None, batches: Sequence[Any] | None) -> torch.Tensor:
+        """With the sparsifier that follows this optimizer, if one does."""
         sparsifier = self._sparsifier() if self._sparsifier is not None else None
         if sparsifier is not None and sparsifier._follows_optimizer():
             followed: torch.Tensor = sparsifier._sharp_step(closure, scaler, batches)
             return followed
         loss: torch.Tensor = self._step(closure, scaler=scaler, batches=batches).loss
         return loss
+
+    def _objective(self, closure: Closure, batches: Sequence[Any] | None, scaler: GradScaler | None) -> Objective:
+        return Objective(self._parameters, closure, batches, scaler, self._ddp)
 
     def _step(
         self,
@@ -192,7 +199,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             else:
                 closure = self._looking_at_modules(closure)
         self._apply_rho()
-        objective = Objective(self._parameters, closure, batches, scaler, self._ddp)
+        objective = self._objective(closure, batches, scaler)
         base = _Base(self, objective, scaler)
         sync = self._ddp.require_backward_grad_sync if self._ddp is not None else True
         try:
