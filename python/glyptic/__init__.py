@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import callbacks, data, metrics, nn, optim, pruning, sharpness, sparsity  # noqa: E402
+from . import callbacks, data, metrics, multimodal, nn, optim, pruning, sharpness, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -57,6 +57,7 @@ __all__ = [
     "data",
     "load_safetensors",
     "metrics",
+    "multimodal",
     "nn",
     "optim",
     "pruning",

@@ -195,7 +195,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             else:
                 closure = self._looking_at_modules(closure)
         self._apply_rho()
-        objective = Objective(self._parameters, closure, batches, scaler, self._ddp)
+        objective = self._objective(closure, batches, scaler, masks, gradient_only)
         base = _Base(self, objective, scaler)
         sync = self._ddp.require_backward_grad_sync if self._ddp is not None else True
         try:
@@ -206,6 +206,16 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         if scaler is not None and (result.skipped or gradient_only):
             base.record()
         return result
+
+    def _objective(
+        self,
+        closure: Closure,
+        batches: Sequence[Any] | None,
+        scaler: GradScaler | None,
+        masks: list[torch.Tensor | None] | None,
+        gradient_only: bool,
+    ) -> Objective:
+        return Objective(self._parameters, closure, batches, scaler, self._ddp)
 
     def _looking_at_modules(self, closure: Closure) -> Closure:
         """The closure, whose first call also shows which modules it calls: in time for the second pass."""
