@@ -143,7 +143,7 @@ def test_antithetic_pairs_are_exact_where_only_pairs_interact():
 
 
 def test_mono_modal_logits_sum_to_the_logits():
-    model, (x, y) = network(tuple(SIZES), norm=True).eval(), batch(tuple(SIZES))
+    model, (x, _) = network(tuple(SIZES), norm=True).eval(), batch(tuple(SIZES))
     parts = mono_modal_logits(model, x)
     assert list(parts) == list(SIZES)
     torch.testing.assert_close(sum(parts.values()), model(x))
@@ -259,11 +259,12 @@ def test_step_is_that_of_the_equations(value, names, base):
         x, y = batch(names, seed=step, dtype=torch.float64)
         stats = optimizer.step(model, x, y, CE)
         phi, nu = naive_step(other, plain, x, y, 0.2, value, negative)
-        assert list(stats.phi.values()) == pytest.approx(phi, abs=1e-12)
-        assert list(stats.nu.values()) == pytest.approx(nu, rel=1e-9)
         # Adam divides by the root of squares, which makes rounding larger where a gradient is tiny
-        assert_near(weights(model), weights(other), 1e-12 if base is not torch.optim.AdamW else 1e-9)
-        assert_near(list(model.buffers()), list(other.buffers()), 1e-12)
+        tolerance = 1e-9 if base is torch.optim.AdamW else 1e-12
+        assert list(stats.phi.values()) == pytest.approx(phi, abs=tolerance)
+        assert list(stats.nu.values()) == pytest.approx(nu, rel=1e-8)  # the sum of contributions may be small
+        assert_near(weights(model), weights(other), tolerance)
+        assert_near(list(model.buffers()), list(other.buffers()), tolerance)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -893,7 +894,7 @@ def test_agm_by_hand(names, cap):
         x, y = batch(names, seed=i, dtype=torch.float64)
         stats = agm.step(agm.model, x, y)
         parts = mono_modal_logits(other, x)  # no BatchNorm, no dropout: one mode
-        s = {n: float(-z.softmax(1)[torch.arange(16), y].log().mean()) for n, z in parts.items()}
+        s = {n: -z.softmax(1)[torch.arange(16), y].log().mean().item() for n, z in parts.items()}
         soft = lambda v: {n: math.exp((sum(v.values()) / m - t) * m / (m - 1)) for n, t in v.items()}
         ratio, target = soft(s), soft(means)
         c = {n: math.exp(1.5 * min(target[n] - ratio[n], math.inf if cap is None else cap)) for n in names}
@@ -978,7 +979,7 @@ def test_pmr_by_hand():
         stats = pmr.step(pmr.model, x, y)
         features = {n: other.encode(n, t) for n, t in x.items()}
         sim = {n: -(f[:, None] - protos[n][None]).norm(dim=2) for n, f in features.items()}
-        s = {n: float(t.softmax(1)[torch.arange(16), y].sum()) for n, t in sim.items()}
+        s = {n: t.softmax(1)[torch.arange(16), y].sum().item() for n, t in sim.items()}
         weak = "v" if s["a"] / s["v"] > 1 else "a"
         assert stats.coefficients == {n: 0.7 if n == weak else 0.0 for n in x}
         loss = CE(other.fuse(features), y) + 0.7 * CE(sim[weak], y)
