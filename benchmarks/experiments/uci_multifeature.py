@@ -155,8 +155,11 @@ def time_steps(which: str, rounds: int) -> dict:
         model = make()
         ready[label] = (optimizer_of(model, method, 0.1, mode), model)
     times: dict[str, list[float]] = {label: [] for label in rows}
+    order = list(ready)
     for k in range(rounds + 3):
-        for label, (optimizer, model) in ready.items():
+        order.append(order.pop(0))  # nobody always follows the same one
+        for label in order:
+            optimizer, model = ready[label]
             began = time.perf_counter()
             take_step(optimizer, model, x, y)
             if k >= 3:

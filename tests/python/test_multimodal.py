@@ -364,11 +364,12 @@ def test_looks_leave_no_trace(mode, decomposition, known):
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True) if a.dim() > 1)
 
 
-def test_functional_dropout_in_masked_passes_consumes_nothing():
+@pytest.mark.parametrize("match_rng", [True, False])
+def test_functional_dropout_in_masked_passes_consumes_nothing(match_rng):
     """A user's forward that draws in eval mode too: the second pass and the next step see what SAM's would."""
-    model, optimizer = make()
-    other, sam_rho = copy.deepcopy(model), 0.2
-    sam = SAM(other.parameters(), torch.optim.SGD, model=other, rho=sam_rho, lr=0.1, momentum=0.9)
+    model, optimizer = make(match_rng=match_rng)
+    other = copy.deepcopy(model)
+    sam = SAM(other.parameters(), torch.optim.SGD, model=other, rho=0.2, lr=0.1, match_rng=match_rng)
     x, y = batch()
 
     def noisy(net):

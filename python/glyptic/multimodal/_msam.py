@@ -343,15 +343,19 @@ class ModalityAwareSAM(SharpnessOptimizer):
     def _quietly(self) -> Iterator[None]:
         """Forward passes inside leave no trace: eval mode, generators put back."""
         devices = {p.device for p in self._parameters if p.is_cuda}
+        generators = [(torch.default_generator, torch.get_rng_state())]
+        generators += [(torch.cuda.default_generators[d.index], torch.cuda.get_rng_state(d)) for d in devices]
         # DistributedDataParallel broadcasts buffers before every pass, which is more than a look
         statistics = [(b, b.clone()) for b in statistics_of(self._modules)] if self._ddp is not None else []
-        with torch.random.fork_rng(devices=[d.index for d in devices]), eval_mode(self._modules):
-            try:
+        try:
+            with eval_mode(self._modules):
                 yield
-            finally:
-                with torch.no_grad():
-                    for buffer, saved in statistics:
-                        buffer.copy_(saved)
+        finally:
+            for generator, state in generators:
+                generator.set_state(state)
+            with torch.no_grad():
+                for buffer, saved in statistics:
+                    buffer.copy_(saved)
 
     def _cacheable(self, forward: Any) -> Any:
         candidates = [forward] if isinstance(forward, torch.nn.Module) else []
