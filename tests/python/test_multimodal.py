@@ -629,7 +629,7 @@ def mono_by_hand(model, optimizer, x, y, rho):
         return [(full - two + one) / 2, (full - one + two) / 2], [one, two, whole]
 
     parts, logits = responses()
-    v = [(z.argmax(1) == y).double().mean().item() for z in logits]
+    v = [z.softmax(1)[torch.arange(len(y)), y].mean().item() for z in logits]
     phi = [(v[2] - v[1] + v[0]) / 2, (v[2] - v[0] + v[1]) / 2]
     nu = [max(p, 0) / sum(max(q, 0) for q in phi) for p in phi]
     d = 0 if nu[0] >= nu[1] else 1
@@ -650,10 +650,11 @@ def mono_by_hand(model, optimizer, x, y, rho):
 
 
 def test_mono_responses_by_hand():
-    model, optimizer = make(decomposition="mono_response", dtype=torch.float64)
+    model, optimizer = make(decomposition="mono_response", value="true_prob", dtype=torch.float64)
     other = copy.deepcopy(model)
     plain = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
-    for step in range(3):
+    seen = set()
+    for step in range(4):
         x, y = batch(seed=step, dtype=torch.float64)
         with torch.no_grad():
             joint = CE(model(x), y)
@@ -662,6 +663,8 @@ def test_mono_responses_by_hand():
         assert list(stats.nu.values()) == pytest.approx(nu, abs=1e-12)
         assert torch.allclose(stats.loss, joint)
         assert_near(weights(model), weights(other), 1e-12)
+        seen.add(stats.nu["a"])
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("adaptive", ["none", "all"])
