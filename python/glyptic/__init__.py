@@ -33,7 +33,7 @@ def _check_torch() -> None:
 
 _check_torch()
 
-from . import callbacks, data, fairness, metrics, nn, optim, pruning, sharpness, sparsity  # noqa: E402
+from . import callbacks, data, fairness, metrics, multimodal, nn, optim, pruning, sharpness, sparsity  # noqa: E402
 from ._C import (  # noqa: E402
     ArgumentError,
     ConfigError,
@@ -58,6 +58,7 @@ __all__ = [
     "fairness",
     "load_safetensors",
     "metrics",
+    "multimodal",
     "nn",
     "optim",
     "pruning",

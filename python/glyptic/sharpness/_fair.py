@@ -225,7 +225,14 @@ class FairSAM(SharpnessOptimizer):
             raise _C.ArgumentError(f"FairSAM: the training set has no sample of group {int(s[i])} and class {int(y[i])}; fit again")
         return _Given(w, s)
 
-    def _objective(self, closure: Closure, batches: Sequence[Any] | None, scaler: GradScaler | None) -> Objective:
+    def _objective(
+        self,
+        closure: Closure,
+        batches: Sequence[Any] | None,
+        scaler: GradScaler | None,
+        masks: list[torch.Tensor | None] | None,
+        gradient_only: bool,
+    ) -> Objective:
         if not self._given:
             raise _C.ArgumentError("FairSAM.step needs the groups of the batch: step(closure, groups, labels)")
         start, interval = self.options["start_step"], self.options["interval"]

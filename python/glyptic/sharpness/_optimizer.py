@@ -169,9 +169,6 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         loss: torch.Tensor = self._step(closure, scaler=scaler, batches=batches).loss
         return loss
 
-    def _objective(self, closure: Closure, batches: Sequence[Any] | None, scaler: GradScaler | None) -> Objective:
-        return Objective(self._parameters, closure, batches, scaler, self._ddp)
-
     def _step(
         self,
         closure: Closure | None,
@@ -199,7 +196,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
             else:
                 closure = self._looking_at_modules(closure)
         self._apply_rho()
-        objective = self._objective(closure, batches, scaler)
+        objective = self._objective(closure, batches, scaler, masks, gradient_only)
         base = _Base(self, objective, scaler)
         sync = self._ddp.require_backward_grad_sync if self._ddp is not None else True
         try:
@@ -210,6 +207,16 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         if scaler is not None and (result.skipped or gradient_only):
             base.record()
         return result
+
+    def _objective(
+        self,
+        closure: Closure,
+        batches: Sequence[Any] | None,
+        scaler: GradScaler | None,
+        masks: list[torch.Tensor | None] | None,
+        gradient_only: bool,
+    ) -> Objective:
+        return Objective(self._parameters, closure, batches, scaler, self._ddp)
 
     def _looking_at_modules(self, closure: Closure) -> Closure:
         """The closure, whose first call also shows which modules it calls: in time for the second pass."""
