@@ -376,6 +376,14 @@ class LossSurface:
 
 def alexnet_errors() -> dict[str, list[float]]: ...
 def alive_of(graph: AxisGraph, plan: PrunePlan) -> list[list[int]]: ...
+def bootstrap_interval(
+    data: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, typing.SupportsInt, typing.SupportsInt],
+    metric: str,
+    options: tuple[typing.SupportsInt, str, str, str, typing.SupportsInt],
+    replicates: typing.SupportsInt,
+    level: typing.SupportsFloat,
+    seed: typing.SupportsInt,
+) -> dict[str, typing.Any]: ...
 def build_graph(
     name: str,
     num_classes: typing.SupportsInt = 0,
@@ -402,12 +410,52 @@ def corruption_parameters(
 ) -> dict[str, typing.Any]: ...
 def corruption_subsets() -> list[str]: ...
 def corruption_table(height: typing.SupportsInt, width: typing.SupportsInt) -> int: ...
+def degradation_disparity(
+    clean: collections.abc.Sequence[typing.SupportsFloat],
+    corrupted: collections.abc.Sequence[typing.SupportsFloat],
+    reduce: str,
+    relative: bool,
+    is_signed: bool,
+    reference: typing.SupportsInt,
+    counts: collections.abc.Sequence[typing.SupportsFloat],
+) -> float: ...
 def describe(name: str) -> str: ...
 def erk_densities(
     shapes: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt]],
     density: typing.SupportsFloat,
     power: typing.SupportsFloat = 1.0,
 ) -> list[float]: ...
+def fair_sample_weights(
+    groups: torch.Tensor,
+    labels: torch.Tensor,
+    kind: str,
+    given: torch.Tensor | None,
+    group_count: typing.SupportsInt,
+    classes: typing.SupportsInt,
+) -> tuple[typing.Any, ...]: ...
+def fairness_metric(
+    data: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, typing.SupportsInt, typing.SupportsInt],
+    metric: str,
+    options: tuple[typing.SupportsInt, str, str, str, typing.SupportsInt],
+) -> tuple[float, list[int]]: ...
+def fairness_metrics() -> list[str]: ...
+def fairness_one_vs_rest(
+    data: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, typing.SupportsInt, typing.SupportsInt],
+    metric: str,
+    options: tuple[typing.SupportsInt, str, str, str, typing.SupportsInt],
+) -> dict[str, typing.Any]: ...
+def group_auc(
+    positives: torch.Tensor,
+    scores: torch.Tensor,
+    groups: torch.Tensor,
+    weights: torch.Tensor | None,
+    group_count: typing.SupportsInt,
+) -> list[float]: ...
+def group_table(
+    data: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, typing.SupportsInt, typing.SupportsInt],
+    positive: typing.SupportsInt,
+    undefined: str,
+) -> tuple[typing.Any, ...]: ...
 def layer_counts(
     densities: collections.abc.Sequence[typing.SupportsFloat],
     sizes: collections.abc.Sequence[typing.SupportsInt],
