@@ -240,7 +240,7 @@ class FairSAM(SharpnessOptimizer):
         ascends = done >= start and (done - start) % interval == 0
         return _FairObjective(self._parameters, closure, batches, scaler, self._ddp, self._given, self._fair, ascends)
 
-    def _step(self, closure: Closure | None, **keywords: Any) -> _C.SharpnessResult:  # type: ignore[override]
+    def _step(self, closure: Closure | None, **keywords: Any) -> _C.SharpnessResult:
         if self._fair["mode"] == "per_group":
             raise _C.ArgumentError("FairSAM: mode='per_group' does not take a sparsifier along; use reweighted or adaptive")
         if self._fair["mode"] != "adaptive" or not self._given:
@@ -360,11 +360,11 @@ class FairSAM(SharpnessOptimizer):
 
     # ------------------------------------------------------------------------------------------------------------ state
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """As of :class:`SAM`, and under ``"fair"`` the weights of the training set and q."""
         return {**super().state_dict(), "fair": {k: v.clone() for k, v in self._tables.items()}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave. Weights and q of the training set come back with it."""
         state = dict(state_dict)
         fair = state.pop("fair", None)
@@ -377,7 +377,7 @@ class FairSAM(SharpnessOptimizer):
         if fair is not None:
             self._tables = {k: v.clone() for k, v in fair.items()}
 
-    def __getstate__(self) -> dict[str, Any]:  # type: ignore[override]
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "fair": self._fair, "tables": self._tables}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
