@@ -18,7 +18,6 @@
 #include "glyptic/experiment/experiment.h"
 #include "glyptic/experiment/sweep.h"
 #include "glyptic/nn/model.h"
-#include "report.h"
 
 namespace glyptic::cli {
 
@@ -247,8 +246,9 @@ int dispatch(const std::vector<std::string>& arguments) {
   if (!arguments.empty() && arguments[0].rfind('-', 0) != 0)
     require(std::find(commands.begin(), commands.end(), arguments[0]) != commands.end(), "unknown command '",
             arguments[0], "'", did_you_mean(arguments[0], commands), "; see: glyptic --help");
-  // The package has its own options.
-  if (!arguments.empty() && arguments[0] == "report") exec_report({arguments.begin() + 1, arguments.end()});
+  require(
+      arguments.empty() || arguments[0] != "report",
+      "report is a command of the program and of `python -m glyptic`; in Python call glyptic.report.main()");
   auto reversed = part_sweeps(arguments);
   std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
   try {

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <iostream>
 
 #include "glyptic/core/build_info.h"
 #include "glyptic/core/error.h"
@@ -37,7 +38,7 @@ void find_package_of_the_build() {
 
 }  // namespace
 
-void exec_report(const std::vector<std::string>& arguments) {
+int run_report(const std::vector<std::string>& arguments) {
   find_package_of_the_build();
   std::vector<std::string> candidates{python_executable(), "python3"};
   if (const char* chosen = std::getenv("GLYPTIC_PYTHON"); chosen && *chosen) candidates = {chosen};
@@ -52,8 +53,9 @@ void exec_report(const std::vector<std::string>& arguments) {
     argv.push_back(nullptr);
     ::execvp(python.c_str(), argv.data());
   }
-  throw ArgumentError(str("report: there is no Python that can be run (tried ", tried,
-                          "); name one that has the package glyptic in GLYPTIC_PYTHON"));
+  std::cerr << "glyptic: report: there is no Python that can be run (tried " << tried
+            << "); name one that has the package glyptic in GLYPTIC_PYTHON" << std::endl;
+  return kExitUsage;
 }
 
 }  // namespace glyptic::cli

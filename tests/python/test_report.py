@@ -735,3 +735,9 @@ def test_axes_have_round_numbers():
     assert [_figures._nice(top) for top in (1.0, 0.3, 0.0072, 6.0)] == [0.5, 0.2, 0.005, 5.0]
     assert _page._si(58.3e6) == "58.3 M" and _page._si(999.0) == "999"
     assert _page._number(1234567) == "1,234,567" and _page._number(0.123456) == "0.12346"
+
+
+def test_the_binding_leaves_this_process_alone(capfd):
+    """Only the program itself gives way to Python: a process that calls the library goes on."""
+    assert _C.cli(["report", "--help"]) == 2
+    assert "glyptic.report.main()" in capfd.readouterr().err
