@@ -357,18 +357,6 @@ at::Tensor noise_ascend_(const TensorList& weights, const TensorList& origins, c
 
 namespace reference {
 
-namespace {
-
-at::Tensor kept(const at::Tensor& mask, const at::Tensor& value) {
-  return mask.defined() ? at::where(mask, value, at::zeros({}, value.options())) : value;
-}
-
-at::ScalarType wide(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-}  // namespace
-
 at::Tensor inner_products(const TensorList& a, const TensorList& b, const TensorList& weights,
                           const TensorList& masks, double eta) {
   const at::NoGradGuard no_grad;
@@ -393,7 +381,7 @@ void ascend_(const TensorList& weights, const TensorList& backups, const TensorL
   for (std::size_t i = 0; i < weights.size(); ++i) {
     const auto& w = weights[i];
     backups[i].copy_(w);
-    const auto type = wide(w);
+    const auto type = wide_type(w.scalar_type());
     const auto old = w.to(type);
     auto h = directions[i].to(type);
     if (args.max_norm) h = h.sign();
@@ -412,7 +400,7 @@ at::Tensor ema_direction_(const TensorList& gradients, const TensorList& average
   const at::NoGradGuard no_grad;
   auto total = zeros_like_sums(gradients).slice(0, 0, 1).clone();
   for (std::size_t i = 0; i < gradients.size(); ++i) {
-    const auto type = wide(gradients[i]);
+    const auto type = wide_type(gradients[i].scalar_type());
     const auto& mask = at_or_none(masks, i);
     const auto g = kept(mask, gradients[i].to(type)), m = kept(mask, averages[i].to(type));
     const auto h = first ? g : g - m * sigma;
@@ -426,7 +414,7 @@ at::Tensor ema_direction_(const TensorList& gradients, const TensorList& average
 void combine_(const TensorList& a, const TensorList& b, const at::Tensor& coefficients) {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    const auto type = wide(a[i]);
+    const auto type = wide_type(a[i].scalar_type());
     const auto c = coefficients.to(a[i].device(), type);
     a[i].copy_(a[i].to(type) * c[0] + b[i].to(type) * c[1]);
   }
@@ -439,7 +427,7 @@ at::Tensor noise_ascend_(const TensorList& weights, const TensorList& origins, c
   auto total = zeros_like_sums(origins).slice(0, 0, 1).clone();
   for (std::size_t i = 0; i < origins.size(); ++i) {
     const auto& origin = origins[i];
-    const auto type = wide(origin);
+    const auto type = wide_type(origin.scalar_type());
     auto noise = at::zeros(origin.sizes(), origin.options().dtype(type));
     for (std::size_t j = 0; j < args.streams.size(); ++j) {
       const auto u = at::empty(origin.sizes(), origin.options().dtype(at::kFloat));
@@ -462,10 +450,6 @@ at::Tensor noise_ascend_(const TensorList& weights, const TensorList& origins, c
 // -----------------------------------------------------------------------------------
 
 namespace {
-
-TensorList list(at::TensorList tensors) {
-  return tensors.vec();
-}
 
 at::Tensor call_inner_products(at::TensorList a, at::TensorList b, at::TensorList weights,
                                at::TensorList masks, double eta) {
@@ -496,12 +480,10 @@ void call_combine(at::TensorList a, at::TensorList b, const at::Tensor& coeffici
 at::Tensor call_noise_ascend(at::TensorList weights, at::TensorList origins, at::TensorList masks,
                              const at::Tensor& coefficients, int64_t seed, at::IntArrayRef streams,
                              c10::string_view distribution) {
-  require(distribution == "normal" || distribution == "rademacher", "noise_ascend_: distribution is '",
-          std::string(distribution), "', expected normal or rademacher");
   NoiseArgs args;
   args.seed = static_cast<uint64_t>(seed);
   for (const auto stream : streams) args.streams.push_back(static_cast<uint64_t>(stream));
-  args.distribution = distribution == "normal" ? Distribution::normal : Distribution::rademacher;
+  args.distribution = named<Distribution>("noise_ascend_", "distribution", distribution, kDistributions);
   return noise_ascend_(list(weights), list(origins), list(masks), coefficients, args);
 }
 

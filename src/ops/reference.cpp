@@ -11,15 +11,6 @@ namespace glyptic::ops::reference {
 
 namespace {
 
-at::Tensor kept(const at::Tensor& mask, const at::Tensor& value) {
-  return mask.defined() ? at::where(mask, value, at::zeros({}, value.options())) : value;
-}
-
-/// What products and sums of a type are computed in.
-at::ScalarType wide_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 /// The square root rounded once. ATen's float32 root may be MKL's, which is off by a bit in one of six
 /// values; the root of a float32 in float64 has so many digits to spare that rounding it again gives the
 /// right float32.

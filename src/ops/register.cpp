@@ -10,22 +10,8 @@ namespace glyptic::ops {
 
 namespace {
 
-template <class Enum, std::size_t n>
-Enum named(const char* op, const char* argument, c10::string_view name, const char* const (&names)[n]) {
-  for (std::size_t i = 0; i < n; ++i)
-    if (name == names[i]) return static_cast<Enum>(i);
-  std::string all;
-  for (std::size_t i = 0; i < n; ++i) all += (i ? ", " : "") + std::string(names[i]);
-  throw ArgumentError(str(op, ": ", argument, " is '", std::string(name), "', expected one of ", all));
-}
-
 constexpr const char* kScores[] = {"magnitude", "mest", "taylor", "random", "raw"};
 constexpr const char* kChannelScores[] = {"umm", "masked_mean", "density", "kernel_density"};
-constexpr const char* kDistributions[] = {"uniform", "normal", "rademacher"};
-
-TensorList list(at::TensorList tensors) {
-  return tensors.vec();
-}
 
 void sgd(at::TensorList weights, at::TensorList grads, at::TensorList momenta, at::TensorList masks,
          double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize,

@@ -123,4 +123,35 @@ int64_t size_of(const Entry& entry) {
   return entry.size;
 }
 
+// ---- composites
+
+/// x where the mask is true or there is none, +0 elsewhere.
+inline at::Tensor kept(const at::Tensor& mask, const at::Tensor& value) {
+  return mask.defined() ? at::where(mask, value, at::zeros({}, value.options())) : value;
+}
+
+/// What products and sums of a type are computed in.
+inline at::ScalarType wide_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// ---- registration
+
+inline TensorList list(at::TensorList tensors) {
+  return tensors.vec();
+}
+
+/// Distribution, as Python writes it.
+constexpr const char* kDistributions[] = {"uniform", "normal", "rademacher"};
+
+/// The value of an enumeration that a word names; ArgumentError that lists all words.
+template <class Enum, std::size_t n>
+Enum named(const char* op, const char* argument, c10::string_view name, const char* const (&names)[n]) {
+  for (std::size_t i = 0; i < n; ++i)
+    if (name == names[i]) return static_cast<Enum>(i);
+  std::string all;
+  for (std::size_t i = 0; i < n; ++i) all += (i ? ", " : "") + std::string(names[i]);
+  throw ArgumentError(str(op, ": ", argument, " is '", std::string(name), "', expected one of ", all));
+}
+
 }  // namespace glyptic::ops

@@ -91,19 +91,14 @@ class Esam final : public Sam {
     const RngStream rng = RngStream(options().seed, "sharpness/esam").child(static_cast<uint64_t>(s.step()));
     const double scale = 1.0 / options().beta;
     if (options().granularity == "element") {
-      const auto norm = s.norm;
-      TensorList masks;
+      TensorList chosen;
       for (std::size_t i = 0; i < s.weights.size(); ++i) {
         auto u =
             at::empty(s.weights[i].sizes(), s.weights[i].options().dtype(at::kFloat).requires_grad(false));
         ops::philox_fill_(u, rng.seed(), rng.child(i).stream(), 0, ops::Distribution::uniform);
-        auto kept = u < options().beta;
-        masks.push_back(s.masks.empty() || !s.masks[i].defined() ? kept : kept.logical_and(s.masks[i]));
+        chosen.push_back(u < options().beta);
       }
-      std::swap(masks, s.masks);
-      s.ascend(s.gradients, norm, scale);
-      std::swap(masks, s.masks);
-      return true;
+      return s.ascend_within(std::move(chosen), false, scale);
     }
     std::size_t least = 0;
     std::vector<bool> chosen;
@@ -329,15 +324,9 @@ class SparseSam final : public Sam {
     bool known = s.step() % options().every != 0;
     for (const auto i : s.index) known = known && masks_[i].defined();
     if (!known) draw(s);
-    TensorList masks;
-    for (std::size_t i = 0; i < s.index.size(); ++i) {
-      const auto& mine = masks_[s.index[i]];
-      masks.push_back(s.masks.empty() || !s.masks[i].defined() ? mine : mine.logical_and(s.masks[i]));
-    }
-    std::swap(s.masks, masks);
-    s.ascend(s.gradients, s.norm_of(s.gradients, true));
-    std::swap(s.masks, masks);
-    return true;
+    TensorList chosen;
+    for (const auto i : s.index) chosen.push_back(masks_[i]);
+    return s.ascend_within(std::move(chosen), true);
   }
   std::vector<Buffer> buffers() override { return {{"mask", &masks_}}; }
 
@@ -524,13 +513,11 @@ class ZeroOrder : public Method {
     for (const auto& origin : origins_) g.push_back(at::zeros_like(origin));
     if (options().estimator == "rge") {
       const auto c = estimate(s, streams);
-      const TensorList zeros = std::exchange(origins_, g);
       args_.streams = streams;
-      TensorList out;
-      for (const auto& tensor : g) out.push_back(at::empty_like(tensor));
-      ops::noise_ascend_(out, g, s.masks, c, args_);
-      origins_ = zeros;
-      return out;
+      TensorList noise;  // from zero
+      for (const auto& tensor : g) noise.push_back(at::empty_like(tensor));
+      ops::noise_ascend_(noise, g, s.masks, c, args_);
+      return noise;
     }
     require(count(s) <= 10000,
             "sharpness.estimator is cge, which takes two forward passes per weight: ", count(s),

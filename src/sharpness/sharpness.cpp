@@ -244,6 +244,26 @@ at::Tensor Slice::scalars(std::initializer_list<at::Tensor> values) const {
   return at::cat(flat);
 }
 
+// Kept from step to step, and made anew when the parameter was moved or converted.
+const at::Tensor& Slice::backup_memory(std::size_t parameter) const {
+  auto& backup = engine.backups_[parameter];
+  const auto& weight = engine.parameters_[parameter].tensor;
+  if (!backup.defined() || !backup.is_same_size(weight) || backup.device() != weight.device() ||
+      backup.strides() != weight.strides() || backup.dtype() != weight.dtype())
+    backup = at::empty_like(weight, weight.options().requires_grad(false));
+  return backup;
+}
+
+bool Slice::ascend_within(TensorList chosen, bool norm_of_chosen, double scale) {
+  for (std::size_t i = 0; i < chosen.size(); ++i)
+    if (!masks.empty() && masks[i].defined()) chosen[i] = chosen[i].logical_and(masks[i]);
+  const auto full = norm;
+  std::swap(masks, chosen);
+  ascend(gradients, norm_of_chosen ? norm_of(gradients, true) : full, scale);
+  std::swap(masks, chosen);
+  return true;
+}
+
 bool Slice::ascend(const TensorList& directions, const at::Tensor& norm, double scale) {
   const at::NoGradGuard no_grad;
   ops::AscendArgs args;
@@ -252,12 +272,7 @@ bool Slice::ascend(const TensorList& directions, const at::Tensor& norm, double 
   args.max_norm = options().norm == "linf";
   TensorList backups;
   for (std::size_t i = 0; i < index.size(); ++i) {
-    auto& backup = engine.backups_[index[i]];
-    if (!backup.defined() || !backup.is_same_size(weights[i]) ||
-        backup.options().dtype() != weights[i].dtype() || backup.device() != weights[i].device() ||
-        backup.strides() != weights[i].strides())
-      backup = at::empty_like(weights[i], weights[i].options().requires_grad(false));
-    backups.push_back(backup);
+    backups.push_back(backup_memory(index[i]));
     args.rho.push_back(scale * engine.rho(index[i], base->lr(index[i])));
     args.adaptive.push_back(options().adaptive == "all" ||
                             (options().adaptive == "weights" && weights[i].dim() > 1));
@@ -270,14 +285,7 @@ bool Slice::ascend(const TensorList& directions, const at::Tensor& norm, double 
 
 void Slice::back_up_all() {
   const at::NoGradGuard no_grad;
-  for (const auto i : index) {
-    auto& backup = engine.backups_[i];
-    const auto& weight = engine.parameters_[i].tensor;
-    if (!backup.defined() || !backup.is_same_size(weight) || backup.device() != weight.device() ||
-        backup.strides() != weight.strides() || backup.dtype() != weight.dtype())
-      backup = at::empty_like(weight, weight.options().requires_grad(false));
-    backup.copy_(weight.detach());
-  }
+  for (const auto i : index) backup_memory(i).copy_(engine.parameters_[i].tensor.detach());
   engine.perturbed_ = index;
 }
 

@@ -62,6 +62,9 @@ class Slice {
   at::Tensor scalar(double value) const;
   /// w <- w + scale rho T^2 h / (norm + eps0), backing up. False where there is nothing to move.
   bool ascend(const TensorList& directions, const at::Tensor& norm, double scale = 1.0);
+  /// The same along the gradient, in the entries that `chosen` (one mask each) marks; the norm is theirs, T
+  /// included, or that of the whole gradient.
+  bool ascend_within(TensorList chosen, bool norm_of_chosen, double scale = 1.0);
   /// Marks all parameters as moved, after copying them: for methods that move weights by themselves.
   void back_up_all();
   /// Everything that may be perturbed, in order, for methods that start without a gradient.
@@ -74,6 +77,7 @@ class Slice {
  private:
   friend class Sharpness;
   at::Tensor forward(int64_t batch);
+  const at::Tensor& backup_memory(std::size_t parameter) const;
   int64_t first_, count_;
   std::vector<std::pair<at::Generator, at::Tensor>> generators_;
   at::Tensor first_loss_;

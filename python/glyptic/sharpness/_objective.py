@@ -94,7 +94,7 @@ def discovered(modules: list[torch.nn.Module], keep_statistics: bool) -> Iterato
 class Objective:
     """One step's batch: evaluates the closure as often as the method asks."""
 
-    reduces = False
+    reduces = False  # a subclass that sets it has reduce(losses, batch, second) -> scalar; otherwise it is the mean
 
     def __init__(
         self,
@@ -141,9 +141,6 @@ class Objective:
 
     def loss_of(self, batch: int, rows: torch.Tensor) -> torch.Tensor:
         return self._call(batch, rows=rows)
-
-    def reduce(self, losses: torch.Tensor, batch: int, second: bool) -> torch.Tensor:
-        raise NotImplementedError
 
     def backward(self, loss: torch.Tensor) -> None:
         if self._own_backward:

@@ -84,7 +84,6 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         super().__setstate__({})  # hooks and the patched step, without a second list of parameters
         self._build()
         self._model = model
-        self._found: list[torch.nn.Module] = []
         self._know_modules = False
         self._sparsifier: weakref.ref[Any] | None = None  # set by the sparsifier that takes the masks along
         if model is not None:
@@ -320,7 +319,7 @@ class SharpnessOptimizer(torch.optim.Optimizer):
         self._keywords = saved["keywords"]
         self._build()
         self._core.load_state(list(saved["state"].items()))
-        self._model, self._found, self._know_modules, self._sparsifier = saved["model"], [], False, None
+        self._model, self._know_modules, self._sparsifier = saved["model"], False, None
         if self._model is not None:
             self._take_modules([self._model])
 
